@@ -1,0 +1,53 @@
+# Weft's everyday commands; `make` alone lists them.
+#
+# Needed beforehand: Debian or Ubuntu, make, Rust 1.95 or newer, and root for everything that makes network
+# namespaces (demo, test, bench). `make setup` installs the rest.
+#
+# There is no rust-toolchain.toml, on purpose. rustup matches its channel by name: a machine that has 1.95 as
+# `stable` would download it again as `1.95.0`, and the other way round. `rust-version` in Cargo.toml already
+# makes cargo refuse anything older.
+
+TARGET     := x86_64-unknown-linux-musl
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# Where `make build` puts the programs; the tests take them from here.
+BIN_DIR    := $(abspath $(TARGET_DIR)/$(TARGET)/release)
+export WEFT_BIN_DIR := $(BIN_DIR)
+
+.PHONY: help setup build demo test bench fmt lint clean
+.NOTPARALLEL:
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what this machine lacks (as root), and say what
+	@.ci/setup $(TARGET)
+
+# Static programs: what is tested is what would be shipped. podtool is the only program in the test images.
+build: ## Build weft, weft-ipam and the tests' podtool: static, optimised
+	cargo build --release --target $(TARGET) -p weft -p weft-ipam -p podtool
+	@ls -l $(addprefix $(BIN_DIR)/,weft weft-ipam podtool)
+
+demo: setup build ## Run pods in a private containerd with weft as their network, then remove it all
+	cargo run -p netns-tests --bin demo -- --bin-dir $(BIN_DIR) $(ARGS)
+
+# Without root most of the netns tests skip themselves, loudly; NETNS_TESTS=require makes that a failure.
+test: setup build ## Run all tests
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	    set -x; cargo nextest run --workspace --no-fail-fast; \
+	else \
+	    set -x; cargo test --workspace --lib --bins --tests --no-fail-fast; \
+	fi
+	cargo test --workspace --doc
+
+# A profile of its own: the release profile aborts on panic, and then nothing would clean up the namespaces.
+bench: setup build ## Measure ADD and DEL side by side with the reference plugins
+	cargo run --profile bench-tools -p netns-tests --bin bench -- $(ARGS)
+
+fmt: ## Format the code
+	cargo fmt --all
+
+lint: ## Run clippy as CI does
+	cargo clippy --workspace --all-targets -- -D warnings
+
+clean: ## Remove what cargo built
+	cargo clean

@@ -1,0 +1,516 @@
+//! ADD. The order is the one that leaks least: validate, look, lock, write the intent, take addresses, make the
+//! link, set it up, write "done", verify, answer. On any failure everything is taken back.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use weft_cni::delegate::Delegate;
+use weft_cni::error::{Error, code};
+use weft_cni::hostlocal::IpamConf;
+use weft_cni::request::Command;
+use weft_cni::result::{AddResult, Interface, IpConfig, check_family_limit};
+use weft_cni::run::Call;
+use weft_ipam::alias::Alias;
+use weft_ipam::foreign::Foreign;
+use weft_ipam::clock::{Deadline, boot_nanos};
+use weft_ipam::{
+    Attachment, Begun, Blocks, Bridge, Hash, Host, HostKernel, Kernel, Owner, Phase, Pool, Ranges, Record, Source,
+    State, TakenAddress, Taking, refused, take,
+};
+use weft_netlink::link::{self as kernel_link, Link, Mac, NewVeth, PortFlags};
+use weft_netlink::{Protocol, Socket, rules};
+
+use crate::addressing::{Granted, Plan, PodRoute, plan};
+use crate::conf::{BridgeConf, Conf, Ipam, Mode};
+use crate::link::{self, Pair, Refusal};
+use crate::pod::{Pod, PodEnd};
+use crate::veth::Claimed;
+use crate::{bridge, del, forwarding, masquerade, sysctl, veth};
+
+/// How many addresses that prove to be a live pod's are put aside before giving up.
+const CLAIM_ATTEMPTS: usize = 16;
+
+/// Attaches a pod. `notes` collects what the log should say.
+///
+/// # Errors
+/// Nothing is left behind on any of them.
+pub fn add(call: &Call<'_>, conf: &Conf, deadline: Deadline, notes: &mut Vec<String>) -> Result<AddResult, Error> {
+    let previous = call.conf.prev_result()?;
+    let mut pod = Pod::open(call.attachment)?;
+    let mut kernel = HostKernel::default();
+    let state = State::open(&mut kernel, deadline)?;
+    let attachment = claim(&state, call, &mut kernel, deadline)?;
+    let mut job = Job { call, conf, deadline, pod: &mut pod, kernel, attachment, notes, avoid: Vec::new() };
+    match job.run() {
+        Ok(done) => Ok(done.into_result(call, conf, previous)),
+        Err(error) => Err(job.undo(error)),
+    }
+}
+
+/// Locks the attachment. One that is there already is refused if it lives, and ended if it is dead.
+fn claim<'s>(
+    state: &'s State,
+    call: &Call<'_>,
+    kernel: &mut HostKernel,
+    deadline: Deadline,
+) -> Result<Attachment<'s>, Error> {
+    let names = (call.conf.name.as_str(), call.attachment.container_id.as_str(), call.attachment.ifname.as_str());
+    let owner = Owner::new(names.0, names.1, names.2);
+    loop {
+        let existing = match state.begin(&owner, deadline)? {
+            Begun::Fresh(attachment) => return Ok(attachment),
+            Begun::Existing(existing) => existing,
+        };
+        let record = existing.record()?;
+        if let Some(record) = record.as_ref().filter(|record| record.phase == Phase::Done)
+            && kernel.is_alive(record)?
+        {
+            return Err(already_attached(&owner, record));
+        }
+        // An ADD that was killed half-way, or a pod that vanished without DEL.
+        let delegate = record.as_ref().and_then(|record| record.delegate.clone());
+        del::tear_down(existing, record.as_ref(), kernel, deadline, || {
+            del::delegate_del(delegate.as_deref(), call.conf, call.env, deadline)
+        })?;
+    }
+}
+
+fn already_attached(owner: &Owner, record: &Record) -> Error {
+    let addresses: Vec<String> = record.addresses.iter().map(|taken| taken.address.to_string()).collect();
+    Error::new(code::ALREADY_ATTACHED, format!("{} is attached already", owner.describe())).with_details(format!(
+        "it has {} and keeps it; duplicate allocation is not allowed: run DEL before ADD",
+        if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") }
+    ))
+}
+
+/// One ADD under way.
+struct Job<'a, 's> {
+    call: &'a Call<'a>,
+    conf: &'a Conf,
+    deadline: Deadline,
+    pod: &'a mut Pod,
+    kernel: HostKernel,
+    attachment: Attachment<'s>,
+    notes: &'a mut Vec<String>,
+    avoid: Vec<IpAddr>,
+}
+
+/// What a finished ADD reports.
+struct Done {
+    granted: Granted,
+    plan: Plan,
+    routes: Vec<PodRoute>,
+    bridge: Option<Link>,
+    gateway_link: Option<Link>,
+    host: Link,
+    pod_mac: Mac,
+}
+
+impl<'s> Job<'_, 's> {
+    fn run(&mut self) -> Result<Done, Error> {
+        let ifname = self.call.attachment.ifname.as_str();
+        self.pod.refuse_existing(ifname)?;
+        let bridge = match &self.conf.mode {
+            Mode::Bridge(conf) => Some(bridge::ensure(self.kernel.socket()?, conf, self.conf.mtu)?),
+            Mode::Veth => None,
+        };
+        let mut record = self.intent(bridge.as_ref());
+        for _ in 0..CLAIM_ATTEMPTS {
+            self.deadline.check("the pod's addresses were taken")?;
+            let (granted, pools) = self.obtain_addresses(&mut record)?;
+            let plan = plan(self.conf, &granted)?;
+            self.check_families(&plan)?;
+            match self.attach(&mut record, granted, plan, bridge.as_ref(), &pools)? {
+                Ok(done) => return self.finish(&mut record, done),
+                Err(claimed) => self.put_aside(&mut record, claimed)?,
+            }
+        }
+        Err(Error::new(code::TRY_AGAIN, format!("{CLAIM_ATTEMPTS} addresses in a row belong to others in the kernel"))
+            .with_details("the records of this node are wrong; they are rebuilt by the next operation"))
+    }
+
+    fn intent(&self, bridge: Option<&Link>) -> Record {
+        let netns = self.call.attachment.netns.clone().unwrap_or_else(PathBuf::new);
+        let mut record = Record::begun(boot_nanos(), crate::plugin::calling_runtime(), netns);
+        let id = self.attachment.id();
+        record.host = Some(Host {
+            name: id.host_name(),
+            index: 0,
+            mac: link::host_mac(id).to_string(),
+            alias: String::new(),
+        });
+        record.bridge = bridge.map(|link| Bridge { name: link.name.clone(), index: link.index });
+        record
+    }
+
+    fn obtain_addresses(&mut self, record: &mut Record) -> Result<(Granted, Vec<Pool>), Error> {
+        match &self.conf.ipam {
+            Ipam::None => {
+                self.attachment.write(record)?;
+                Ok((Granted::default(), Vec::new()))
+            }
+            Ipam::Delegated(kind) => Ok((self.delegate_add(kind, record)?, Vec::new())),
+            Ipam::BuiltIn(ipam) => self.take_addresses(ipam, record),
+        }
+    }
+
+    fn take_addresses(&mut self, ipam: &IpamConf, record: &mut Record) -> Result<(Granted, Vec<Pool>), Error> {
+        let network = self.call.conf.name.as_str();
+        let source: Box<dyn Source> = if ipam.sets.is_empty() {
+            Box::new(Blocks::new(ipam.requested.clone()))
+        } else {
+            Box::new(Ranges::new(network, ipam.clone()))
+        };
+        let pools = source.pools(self.attachment.state())?;
+        if source.is_cluster() && self.conf.ip_masq {
+            return Err(Error::unsupported("ipMasq", true)
+                .with_details("addresses of the cluster are masqueraded by weftd: see [network] masquerade"));
+        }
+        let count = |v4| pools.iter().filter(|pool| pool.is_ipv4() == v4).count();
+        check_family_limit(self.call.conf.version, count(true), count(false))?;
+        let foreign = Foreign::of(self.call.conf);
+        let mut taking = Taking {
+            kernel: &mut self.kernel,
+            foreign: &foreign,
+            cooldown: ipam.cooldown_seconds,
+            avoid: &self.avoid,
+            deadline: self.deadline,
+        };
+        record.routed = source.is_cluster() && record.bridge.is_some();
+        take(&self.attachment, record, &pools, &mut taking)?;
+        let ip = |taken: &TakenAddress| IpConfig { address: taken.address, gateway: taken.gateway, interface: None };
+        let granted = Granted {
+            ips: record.addresses.iter().map(ip).collect(),
+            routes: ipam.routes.clone(),
+            dns: ipam.dns.clone().unwrap_or_default(),
+            cluster: source.is_cluster(),
+        };
+        Ok((granted, pools))
+    }
+
+    fn delegate_add(&mut self, kind: &str, record: &mut Record) -> Result<Granted, Error> {
+        record.delegate = Some(kind.to_owned());
+        self.attachment.write(record)?;
+        let delegate = Delegate::find(kind, &self.call.env.path)?;
+        let conf = self.call.conf.raw.clone();
+        let answer = delegate.run(Command::Add, self.call.env, &conf, self.deadline.instant())?;
+        let object = answer.ok_or_else(|| Error::new(code::IPAM, format!("IPAM plugin {kind} returned no result")))?;
+        let result = AddResult::parse(&object)?;
+        if result.ips.is_empty() {
+            return Err(Error::new(code::IPAM, format!("IPAM plugin {kind}: IPAM plugin returned missing IP config")));
+        }
+        let held = |ip: &IpConfig| TakenAddress {
+            address: ip.address,
+            gateway: ip.gateway,
+            file: String::new(),
+            slot: None,
+        };
+        record.addresses = result.ips.iter().map(held).collect();
+        self.attachment.write(record)?;
+        Ok(Granted { ips: result.ips, routes: result.routes, dns: result.dns, cluster: false })
+    }
+
+    fn check_families(&self, plan: &Plan) -> Result<(), Error> {
+        if plan.has(false) && !sysctl::has_ipv6() {
+            return Err(Error::config("the network gives IPv6 addresses, and this kernel has no IPv6").with_details(
+                "it was booted with ipv6.disable=1: boot without it, or give the network IPv4 ranges only",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Makes the link and sets up both sides; or finds that an address is a live pod's.
+    fn attach(
+        &mut self,
+        record: &mut Record,
+        granted: Granted,
+        plan: Plan,
+        bridge: Option<&Link>,
+        pools: &[Pool],
+    ) -> Result<Result<Done, Claimed>, Error> {
+        let id = self.attachment.id().clone();
+        let ips = plan.ips();
+        let pod_mac = self.conf.mac.unwrap_or_else(|| link::pod_mac(&id, &ips));
+        let alias = self.alias(&granted, ips)?;
+        let gateway_link = self.prepare_node(&plan, bridge)?;
+        self.deadline.check("the pod's link was made")?;
+        if let Err(claimed) = self.make_pair(&plan, bridge, pod_mac, &alias)? {
+            return Ok(Err(claimed));
+        }
+        let host_name = id.host_name();
+        let found = |socket: &mut Socket| {
+            let found = kernel_link::by_name(socket, &host_name);
+            let found = found.map_err(|error| refused(format!("look up {host_name}"), &error))?;
+            found.ok_or_else(|| Error::new(code::TRY_AGAIN, format!("{host_name} was removed while it was set up")))
+        };
+        let mut host_mac = link::host_mac(&id);
+        if let Mode::Veth = self.conf.mode {
+            let host = found(self.kernel.socket()?)?;
+            host_mac = host.mac.unwrap_or(host_mac);
+            if let Err(claimed) = veth::configure_host_end(self.kernel.socket()?, &host, &plan, pod_mac)? {
+                return Ok(Err(claimed));
+            }
+        }
+        let gateway_mac = match (&self.conf.mode, gateway_link.as_ref().or(bridge)) {
+            (Mode::Veth, _) => Some(host_mac),
+            (Mode::Bridge(_), Some(carrier)) if !plan.gateways.is_empty() => carrier.mac,
+            (Mode::Bridge(_), _) => None,
+        };
+        let end = PodEnd {
+            name: self.call.attachment.ifname.as_str(),
+            gateway_mac,
+            down: self.conf.disable_interface,
+            enable_dad: self.conf.enable_dad,
+        };
+        let (index, routes) = self.pod.configure(&end, &plan, self.deadline)?;
+        // Asking for the link also makes the kernel finish its change of state: frames pass from here on.
+        let host = found(self.kernel.socket()?)?;
+        self.pod.announce(index, &plan, pod_mac);
+        record.host = Some(Host {
+            name: host.name.clone(),
+            index: host.index,
+            mac: host.mac.unwrap_or(host_mac).to_string(),
+            alias,
+        });
+        record.pod_mac = pod_mac.to_string();
+        self.write_rules(record, &plan, pools, host.index, pod_mac)?;
+        Ok(Ok(Done { granted, plan, routes, bridge: bridge.cloned(), gateway_link, host, pod_mac }))
+    }
+
+    fn alias(&self, granted: &Granted, addresses: Vec<IpAddr>) -> Result<String, Error> {
+        let runtime = Hash::of(&crate::plugin::calling_runtime());
+        let alias = Alias {
+            key: self.attachment.key().clone(),
+            addresses,
+            own_addresses: matches!(self.conf.ipam, Ipam::BuiltIn(_)),
+            cluster: granted.cluster,
+            runtime: runtime.as_str().get(..8).unwrap_or_default().to_owned(),
+        };
+        alias.to_text().ok_or_else(|| {
+            Error::config(format!("{} addresses are too many for one attachment", alias.addresses.len()))
+                .with_details("their list must fit into the link's alias (255 bytes); give the network fewer ranges")
+        })
+    }
+
+    /// What all pods of the node share: gateways on the bridge, forwarding.
+    fn prepare_node(&mut self, plan: &Plan, bridge: Option<&Link>) -> Result<Option<Link>, Error> {
+        let mut gateway_link = None;
+        if let (Mode::Bridge(conf), Some(bridge)) = (&self.conf.mode, bridge) {
+            let socket = self.kernel.socket()?;
+            if !plan.gateways.is_empty() {
+                if let Some(vlan) = conf.vlan.access {
+                    gateway_link = Some(bridge::ensure_vlan_gateway(socket, bridge, vlan, self.conf.mtu)?);
+                }
+                let carrier = gateway_link.as_ref().unwrap_or(bridge);
+                bridge::ensure_gateways(socket, carrier, &plan.gateways, conf.force_address)?;
+            }
+            if plan.routed {
+                bridge::forbid_redirects(&bridge.name)?;
+            }
+        }
+        let carries = |v4: bool| plan.gateways.iter().any(|gateway| gateway.addr().is_ipv4() == v4);
+        if carries(true) {
+            forwarding::enable_ipv4()?;
+        }
+        if carries(false) {
+            forwarding::enable_ipv6(self.kernel.socket()?)?;
+        }
+        Ok(gateway_link)
+    }
+
+    fn make_pair(
+        &mut self,
+        plan: &Plan,
+        bridge: Option<&Link>,
+        pod_mac: Mac,
+        alias: &str,
+    ) -> Result<Result<(), Claimed>, Error> {
+        let id = self.attachment.id().clone();
+        let host_name = id.host_name();
+        let port = match &self.conf.mode {
+            Mode::Bridge(conf) => Some(port_flags(conf)),
+            Mode::Veth => None,
+        };
+        let veth = NewVeth {
+            host_name: &host_name,
+            host_mac: link::host_mac(&id),
+            pod_name: self.call.attachment.ifname.as_str(),
+            pod_mac,
+            pod_netns: link::fd_of(self.pod.netns()),
+            mtu: self.conf.mtu,
+            master: bridge.map(|bridge| bridge.index),
+        };
+        let pair = Pair { veth, alias, port, ipv6: sysctl::has_ipv6() };
+        let socket = self.kernel.socket()?;
+        let claims = |bridge: &Link| veth::claims_on_bridge(bridge.index, plan, pod_mac);
+        let mut outcome = link::make(socket, &pair, bridge.map(claims).unwrap_or_default());
+        if let Err(Refusal::Exists(_)) = &outcome
+            && let Some(left_over) = link::host_end_by_name(socket, &id)?
+        {
+            // The name is this attachment's own: a killed ADD whose record was wiped left it.
+            self.notes.push(format!("removed the left-over link {host_name}"));
+            link::delete(socket, left_over.index, self.deadline)?;
+            outcome = link::make(socket, &pair, Vec::new());
+        }
+        match (outcome, bridge) {
+            (Ok(()), _) => {}
+            (Err(Refusal::Before(error)), Some(bridge)) if error.is(libc::EEXIST) => {
+                let settled = veth::settle_on_bridge(socket, bridge.index, plan, pod_mac, alias)?;
+                if settled.is_err() {
+                    return Ok(settled);
+                }
+            }
+            (Err(refusal), _) => return Err(refusal.into_error(&pair)),
+        }
+        if let (true, Some(bridge)) = (plan.routed, bridge)
+            && let Err(claimed) = veth::route_over_bridge(socket, bridge.index, plan)?
+        {
+            return Ok(Err(claimed));
+        }
+        self.join_vlans(&host_name)?;
+        Ok(Ok(()))
+    }
+
+    fn join_vlans(&mut self, host_name: &str) -> Result<(), Error> {
+        let Mode::Bridge(conf) = &self.conf.mode else { return Ok(()) };
+        if !conf.vlan.is_used() {
+            return Ok(());
+        }
+        let socket = self.kernel.socket()?;
+        let failed = |error: weft_netlink::Error| refused(format!("put {host_name} into its VLANs"), &error);
+        let Some(host) = kernel_link::by_name(socket, host_name).map_err(failed)? else { return Ok(()) };
+        socket.execute(&conf.vlan.requests(host.index)).map_err(failed)
+    }
+
+    fn write_rules(
+        &mut self,
+        record: &mut Record,
+        plan: &Plan,
+        pools: &[Pool],
+        host: u32,
+        pod_mac: Mac,
+    ) -> Result<(), Error> {
+        let guard = matches!(&self.conf.mode, Mode::Bridge(conf) if conf.spoof_guard);
+        let wanted =
+            if self.conf.ip_masq { masquerade::wanted(plan, pools) } else { masquerade::Wanted::default() };
+        if guard || !wanted.single.is_empty() {
+            // These go with the pod: the record must know of them first.
+            record.guarded = guard;
+            record.masqueraded.clone_from(&wanted.single);
+            self.attachment.write(record)?;
+        }
+        if guard {
+            let failed = |error: weft_netlink::Error| refused("write the spoof guard (nf_tables)", &error);
+            let mut socket = Socket::open(Protocol::Netfilter).map_err(failed)?;
+            rules::guard_port(&mut socket, host, pod_mac.0).map_err(failed)?;
+        }
+        if wanted.rules.is_empty() { Ok(()) } else { masquerade::ensure(self.attachment.state(), &wanted) }
+    }
+
+    /// Writes "done", and makes sure that nobody wiped the records meanwhile.
+    fn finish(&mut self, record: &mut Record, done: Done) -> Result<Done, Error> {
+        record.phase = Phase::Done;
+        self.attachment.write(record)?;
+        if !(self.attachment.is_intact(record)? && self.attachment.state().is_current()?) {
+            return Err(Error::new(code::TRY_AGAIN, "the records under /run/weft were changed during this ADD")
+                .with_details("somebody wiped the folder; what was done has been undone, try again"));
+        }
+        self.notes.extend(record.addresses.iter().map(|taken| format!("ip={}", taken.address)));
+        Ok(done)
+    }
+
+    /// The kernel knows the address as a live pod's: the records are wrong. Let go of it, and of the link.
+    fn put_aside(&mut self, record: &mut Record, claimed: Claimed) -> Result<(), Error> {
+        let Claimed { address, holder } = claimed;
+        self.notes.push(format!("put {address} aside: {holder} has it in the kernel, though no record says so"));
+        if let Some(host) = link::host_end_by_name(self.kernel.socket()?, self.attachment.id())? {
+            link::delete(self.kernel.socket()?, host.index, self.deadline)?;
+        }
+        self.unclaim(record, Some(address))?;
+        self.attachment.release_all(Some(record))?;
+        self.attachment.state().distrust()?;
+        self.avoid.push(address);
+        match self.conf.ipam {
+            Ipam::BuiltIn(_) => Ok(()),
+            Ipam::None | Ipam::Delegated(_) => {
+                Err(Error::new(code::IPAM, format!("the IPAM plugin gave {address}, which {holder} has"))
+                    .with_details("its records are wrong: release the address there"))
+            }
+        }
+    }
+
+    /// Removes the neighbour entries and routes on the bridge that are ours: all but a live pod's.
+    fn unclaim(&mut self, record: &Record, except: Option<IpAddr>) -> Result<(), Error> {
+        let Some(bridge) = &record.bridge else { return Ok(()) };
+        let mut mine = Vec::new();
+        for ip in record.addresses.iter().map(|taken| taken.address.addr()).filter(|ip| Some(*ip) != except) {
+            if veth::live_holder(self.kernel.socket()?, ip, "")?.is_none() {
+                mine.push(ip);
+            }
+        }
+        weft_ipam::remove_neighbours(self.kernel.socket()?, bridge.index, mine.iter().copied())?;
+        if record.routed {
+            veth::unroute_over_bridge(self.kernel.socket()?, bridge.index, mine.into_iter())?;
+        }
+        Ok(())
+    }
+
+    /// Takes everything back. What cannot be taken back is added to the error, and stays on record for DEL.
+    fn undo(self, error: Error) -> Error {
+        let Self { attachment, mut kernel, call, conf: _, .. } = self;
+        // Long enough to clean up even when the operation's own time has run out.
+        let grace = Deadline::after(std::time::Instant::now(), std::time::Duration::from_secs(3));
+        let undone = attachment.record().and_then(|record| {
+            let delegate = record.as_ref().and_then(|record| record.delegate.clone());
+            del::tear_down(attachment, record.as_ref(), &mut kernel, grace, || {
+                del::delegate_del(delegate.as_deref(), call.conf, call.env, grace)
+            })
+        });
+        match undone {
+            Ok(()) => error,
+            Err(second) => {
+                let details = format!("{}; and cleaning up failed: {second}", error.details);
+                error.with_details(details)
+            }
+        }
+    }
+}
+
+fn port_flags(conf: &BridgeConf) -> PortFlags {
+    PortFlags { hairpin: conf.hairpin, isolated: conf.isolated }
+}
+
+impl Done {
+    /// The answer: our part behind what earlier plugins of the chain reported.
+    fn into_result(self, call: &Call<'_>, conf: &Conf, previous: Option<AddResult>) -> AddResult {
+        let mut result = previous.unwrap_or_default();
+        let interface = |link: &Link| Interface {
+            name: link.name.clone(),
+            mac: link.mac.map_or_else(String::new, |mac| mac.to_string()),
+            mtu: Some(link.mtu),
+            ..Interface::default()
+        };
+        result.interfaces.extend(self.bridge.iter().map(interface));
+        result.interfaces.push(interface(&self.host));
+        let pod = result.interfaces.len();
+        result.interfaces.push(Interface {
+            name: call.attachment.ifname.as_str().to_owned(),
+            mac: self.pod_mac.to_string(),
+            mtu: Some(self.host.mtu),
+            sandbox: call.attachment.netns.as_deref().map_or_else(String::new, |path| path.display().to_string()),
+            ..Interface::default()
+        });
+        result.interfaces.extend(self.gateway_link.iter().map(interface));
+        result.ips.extend(self.plan.addresses.iter().map(|address| IpConfig {
+            address: address.address,
+            gateway: address.gateway,
+            interface: Some(pod),
+        }));
+        result.routes.extend(self.routes.into_iter().map(|route| route.route));
+        let dns = conf.dns.clone().unwrap_or(self.granted.dns);
+        if !dns.is_empty() {
+            result.dns = dns;
+        }
+        result
+    }
+}

@@ -1,0 +1,100 @@
+//! Masquerading: one interval for each range, written when the range first appears. Nothing per pod, so the usual
+//! ADD opens no netfilter socket, whose close would wait for the kernel's clean-up.
+
+use std::net::IpAddr;
+
+use weft_cni::error::Error;
+use weft_ipam::clock::boot_seconds;
+use weft_ipam::{Pool, State, refused};
+use weft_netlink::rules::{self, Interval, Masquerade};
+use weft_netlink::{Protocol, Socket};
+
+use crate::addressing::Plan;
+
+/// Somebody may flush the ruleset. The next ADD repairs it, but looks no more often than this many seconds.
+const LOOK_AGAIN: u64 = 5;
+
+/// What has to be masqueraded for a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Source ranges, each with the destinations that are spared.
+    pub rules: Vec<Masquerade>,
+    /// Sources that are single addresses: they go with their pod.
+    pub single: Vec<IpAddr>,
+}
+
+/// What a pod's addresses need: their ranges if we know them, else their subnets.
+pub fn wanted(plan: &Plan, pools: &[Pool]) -> Wanted {
+    let mut wanted = Wanted::default();
+    for pod in &plan.addresses {
+        let ip = pod.address.addr();
+        let mut segments = pools.iter().flat_map(|pool| &pool.segments);
+        let range = segments.find(|segment| segment.index_of(ip).is_some());
+        let (first, last) = match range {
+            Some(segment) => (segment.first, segment.last),
+            None => (pod.network.first(), pod.network.last()),
+        };
+        let plain = Interval::new(pod.network.first(), pod.network.last());
+        let (Some(sources), Some(plain)) = (Interval::new(first, last), plain) else { continue };
+        if first == last && range.is_none() {
+            wanted.single.push(ip);
+        }
+        wanted.rules.push(Masquerade { sources, plain });
+    }
+    wanted
+}
+
+/// Sees to it that all that is wanted is in the kernel.
+///
+/// # Errors
+/// Code 102 if the kernel refuses.
+pub fn ensure(state: &State, wanted: &Wanted) -> Result<(), Error> {
+    let names: Vec<String> = wanted.rules.iter().map(name).collect();
+    let now = boot_seconds();
+    let seen: Vec<Option<u64>> = names.iter().map(|name| state.verified_at(name)).collect();
+    if seen.iter().all(|at| at.is_some_and(|at| now.saturating_sub(at) < LOOK_AGAIN)) {
+        return Ok(());
+    }
+    // One looks; those who come meanwhile need not, unless the range was never written.
+    for name in names.iter().zip(&seen).filter_map(|(name, at)| at.and(Some(name))) {
+        state.note_verified(name, now)?;
+    }
+    let failed = |error: weft_netlink::Error| refused("write the masquerade rules (nf_tables)", &error);
+    let mut socket = Socket::open(Protocol::Netfilter).map_err(failed)?;
+    rules::ensure_masquerade(&mut socket, &wanted.rules).map_err(failed)?;
+    for name in &names {
+        state.note_verified(name, now)?;
+    }
+    Ok(())
+}
+
+/// What is wanted and not in the kernel, for CHECK.
+///
+/// # Errors
+/// Code 102 if the kernel refuses to tell.
+pub fn missing(wanted: &Wanted) -> Result<Vec<String>, Error> {
+    let failed = |error: weft_netlink::Error| refused("read the masquerade rules (nf_tables)", &error);
+    let mut socket = Socket::open(Protocol::Netfilter).map_err(failed)?;
+    let missing = rules::missing_masquerade(&mut socket, &wanted.rules).map_err(failed)?;
+    Ok(missing.iter().map(name).collect())
+}
+
+fn name(rule: &Masquerade) -> String {
+    format!(
+        "masquerade-{}-{}-not-to-{}-{}",
+        rule.sources.first(),
+        rule.sources.last(),
+        rule.plain.first(),
+        rule.plain.last()
+    )
+}
+
+/// What CHECK asks for: the pod's own addresses, whichever interval covers them.
+pub fn wanted_single(plan: &Plan) -> Wanted {
+    let rule = |pod: &crate::addressing::PodAddress| {
+        let ip = pod.address.addr();
+        let plain = Interval::new(pod.network.first(), pod.network.last())?;
+        Some(Masquerade { sources: Interval::new(ip, ip)?, plain })
+    };
+    Wanted { rules: plan.addresses.iter().filter_map(rule).collect(), single: Vec::new() }
+}

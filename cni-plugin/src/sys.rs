@@ -1,0 +1,102 @@
+//! System calls without a safe wrapper. The only unsafe code of this crate.
+#![expect(unsafe_code, reason = "fork, process set-up before any thread exists, raw descriptors")]
+
+use std::ffi::{CStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+
+/// Which of the three standard descriptors were closed when the program was started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClosedAtStart {
+    /// Descriptor 0.
+    pub stdin: bool,
+    /// Descriptor 1: the answer would be lost.
+    pub stdout: bool,
+}
+
+/// What a plugin must do before anything else: files for root alone whatever the umask, a broken pipe as an
+/// error instead of a death, and no descriptor of ours in the place of a closed 0, 1 or 2.
+pub fn prepare_process() -> ClosedAtStart {
+    // SAFETY: no other thread exists yet; umask and signal change process attributes only.
+    unsafe {
+        libc::umask(0o077);
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+    let closed = [0, 1, 2].map(occupy_if_closed);
+    ClosedAtStart { stdin: closed[0], stdout: closed[1] }
+}
+
+/// Puts /dev/null in the place of a closed descriptor; true if it was closed.
+fn occupy_if_closed(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD has no effect; open is given a constant path and returns the lowest free number, which is
+    // `fd` because the lower ones were occupied before.
+    unsafe {
+        if libc::fcntl(fd, libc::F_GETFD) != -1 {
+            return false;
+        }
+        libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+    }
+    true
+}
+
+/// The arguments of the C `main`.
+///
+/// # Safety
+/// `argv` must hold `argc` pointers to C strings.
+pub unsafe fn arguments(argc: i32, argv: *const *const libc::c_char) -> Vec<OsString> {
+    let count = usize::try_from(argc).unwrap_or(0);
+    // SAFETY: the caller promises `argc` valid C strings.
+    let text = |at| unsafe { CStr::from_ptr(*argv.add(at)) };
+    (0..count).map(|at| OsString::from_vec(text(at).to_bytes().to_vec())).collect()
+}
+
+/// Starts a detached child that sends `request` on `socket` and waits for the kernel's answer there.
+///
+/// The child has nothing of this process but that socket: no lock, no standard descriptor that somebody waits on,
+/// no session. It makes no allocation after the fork.
+///
+/// # Errors
+/// When the process cannot be made (EAGAIN at a limit).
+pub fn send_from_detached_child(socket: BorrowedFd<'_>, request: &[u8]) -> io::Result<()> {
+    let fd = socket.as_raw_fd();
+    // SAFETY: this process has one thread; the child calls only async-signal-safe functions and ends by _exit.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: as above; the buffers live in this frame.
+        0 => unsafe { child(fd, request) },
+        _ => Ok(()),
+    }
+}
+
+/// # Safety
+/// Only right after fork, in the child.
+unsafe fn child(fd: RawFd, request: &[u8]) -> ! {
+    let mut answer = [0u8; 256];
+    // SAFETY: system calls only; the pointers describe `request` and `answer`.
+    unsafe {
+        close_all_but(fd);
+        libc::setsid();
+        if libc::send(fd, request.as_ptr().cast(), request.len(), 0) >= 0 {
+            libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0);
+        }
+        libc::_exit(0)
+    }
+}
+
+/// # Safety
+/// Closes descriptors behind the back of their owners: only in a child that never returns.
+unsafe fn close_all_but(fd: RawFd) {
+    let keep = fd.cast_unsigned();
+    // SAFETY: close_range and close take numbers only.
+    unsafe {
+        let below = keep == 0 || libc::syscall(libc::SYS_close_range, 0, keep - 1, 0) == 0;
+        let above = libc::syscall(libc::SYS_close_range, keep + 1, u32::MAX, 0) == 0;
+        if !(below && above) {
+            // Kernels before 5.9 have no close_range.
+            (0..1024).filter(|other| *other != fd).for_each(|other| {
+                libc::close(other);
+            });
+        }
+    }
+}

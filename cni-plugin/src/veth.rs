@@ -1,0 +1,134 @@
+//! The node's side of a pod, and the kernel as last witness: an address is claimed there exclusively, before
+//! anybody can talk to it, and a live pod's traffic is never stolen.
+
+use std::net::IpAddr;
+
+use weft_cni::error::{Error, code};
+use weft_ipam::alias::Alias;
+use weft_ipam::refused;
+use weft_netlink::link::{self, Link, Mac};
+use weft_netlink::route::{self, Route};
+use weft_netlink::{Request, Socket, neigh};
+
+use crate::addressing::Plan;
+use crate::bridge::{add_addresses, add_gateway};
+use crate::sysctl;
+
+/// The kernel already knows an address as somebody's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The address.
+    pub address: IpAddr,
+    /// Whose it is.
+    pub holder: String,
+}
+
+/// Either done, or the address is another attachment's.
+pub type Outcome = Result<Result<(), Claimed>, Error>;
+
+/// Bridge mode: the neighbour entries that claim the pod's addresses, to be sent ahead of the pair.
+pub fn claims_on_bridge(bridge: u32, plan: &Plan, mac: Mac) -> Vec<Request> {
+    plan.ips().into_iter().map(|ip| neigh::add(bridge, ip, mac)).collect()
+}
+
+/// Bridge mode: an entry for one of the pod's addresses was there. One that the kernel learnt, or that a dead
+/// pod left behind, is replaced; one of a live pod is respected.
+///
+/// # Errors
+/// Code 102 if the kernel refuses.
+pub fn settle_on_bridge(socket: &mut Socket, bridge: u32, plan: &Plan, mac: Mac, own_alias: &str) -> Outcome {
+    let failed = |error: weft_netlink::Error| refused("claim the pod's address on the bridge", &error);
+    for ip in plan.ips() {
+        let entry = neigh::get(socket, bridge, ip).map_err(failed)?;
+        if entry.is_some_and(|entry| entry.seeded && entry.mac != Some(mac))
+            && let Some(holder) = live_holder(socket, ip, own_alias)?
+        {
+            return Ok(Err(Claimed { address: ip, holder }));
+        }
+        socket.execute(&[neigh::replace(bridge, ip, mac)]).map_err(failed)?;
+    }
+    Ok(Ok(()))
+}
+
+/// The live link of another attachment whose alias names this address.
+///
+/// # Errors
+/// Code 102 if the kernel refuses to list its links.
+pub fn live_holder(socket: &mut Socket, ip: IpAddr, own_alias: &str) -> Result<Option<String>, Error> {
+    let links = link::all(socket).map_err(|error| refused("list the interfaces", &error))?;
+    let holds = |link: &&Link| {
+        let text = link.alias.as_deref().filter(|text| *text != own_alias);
+        text.and_then(Alias::parse).is_some_and(|alias| alias.addresses.contains(&ip))
+    };
+    Ok(links.iter().find(holds).map(|link| link.name.clone()))
+}
+
+/// Cluster pods on a bridge: a route to each.
+///
+/// # Errors
+/// Code 102 if the kernel refuses.
+pub fn route_over_bridge(socket: &mut Socket, bridge: u32, plan: &Plan) -> Outcome {
+    let requests: Vec<Request> = plan.ips().into_iter().map(|ip| route::add(&host_route(ip, bridge, plan))).collect();
+    add_host_routes(socket, &requests, plan)
+}
+
+/// Removes the routes of [`route_over_bridge`].
+///
+/// # Errors
+/// Code 102 if the kernel refuses.
+pub fn unroute_over_bridge(
+    socket: &mut Socket,
+    bridge: u32,
+    addresses: impl Iterator<Item = IpAddr>,
+) -> Result<(), Error> {
+    let remove = |ip: IpAddr| route::delete(&Route::on_link(ip, host_bits(ip), bridge));
+    let requests: Vec<Request> = addresses.map(remove).collect();
+    let absent = |_, errno| errno == libc::ESRCH || errno == libc::ENODEV;
+    socket
+        .execute_tolerating(&requests, absent)
+        .map_err(|error| refused("remove the node's routes to the pod", &error))
+}
+
+/// Veth mode: the host end carries the gateways, knows the pod's MAC, and has the node's route to the pod.
+///
+/// # Errors
+/// Code 102 if the kernel refuses.
+pub fn configure_host_end(socket: &mut Socket, host: &Link, plan: &Plan, pod_mac: Mac) -> Outcome {
+    if sysctl::has_ipv6() {
+        // A pod must not choose its node's routes.
+        sysctl::write(&sysctl::device("ipv6", &host.name, "accept_ra"), "0")?;
+    }
+    let gateways: Vec<Request> = plan.gateways.iter().map(|gateway| add_gateway(host.index, gateway)).collect();
+    add_addresses(socket, &host.name, &gateways)?;
+    let routes: Vec<Request> =
+        plan.ips().into_iter().map(|ip| route::add(&host_route(ip, host.index, plan))).collect();
+    if let Err(claimed) = add_host_routes(socket, &routes, plan)? {
+        return Ok(Err(claimed));
+    }
+    let neighbours: Vec<Request> =
+        plan.ips().into_iter().map(|ip| neigh::replace(host.index, ip, pod_mac)).collect();
+    socket.execute(&neighbours).map_err(|error| refused("seed the node's neighbour entries", &error))?;
+    Ok(Ok(()))
+}
+
+/// The node's own packets to the pod come from the gateway, whatever other addresses the node has.
+fn host_route(ip: IpAddr, device: u32, plan: &Plan) -> Route {
+    let gateway = plan.addresses.iter().find(|pod| pod.address.addr() == ip).and_then(|pod| pod.gateway);
+    let carried = gateway.filter(|gateway| plan.gateways.iter().any(|carried| carried.addr() == *gateway));
+    Route { source: carried, ..Route::on_link(ip, host_bits(ip), device) }
+}
+
+fn host_bits(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+fn add_host_routes(socket: &mut Socket, requests: &[Request], plan: &Plan) -> Outcome {
+    match socket.execute(requests) {
+        Ok(()) => Ok(Ok(())),
+        Err(error) if error.is(libc::EEXIST) => match plan.ips().get(error.index) {
+            Some(&address) => Ok(Err(Claimed { address, holder: "a route of the node".to_owned() })),
+            None => Err(Error::new(code::INTERNAL, "a refusal of no request")),
+        },
+        Err(error) => Err(refused("add the node's route to the pod", &error)),
+    }
+}
