@@ -70,6 +70,10 @@ impl Plugin for Weft {
     }
 
     fn finished(&mut self, what: &Finished<'_>) {
+        // A call that was refused for its name or its variables leaves no trace, not even a log file.
+        if what.network.is_none() {
+            return;
+        }
         let note = self.notes.join(" ");
         self.log.write(&Line {
             command: what.command.map_or("unknown", Command::as_str),

@@ -2,14 +2,28 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, ParseableParametrized};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::error::{Error, Result};
+use crate::attributes::{address, native};
+use crate::error::Result;
 use crate::socket::{Request, Socket};
+
+/// Message types (include/uapi/linux/rtnetlink.h).
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
+/// `struct ifaddrmsg` (include/uapi/linux/if_addr.h).
+const HEADER_LEN: usize = 8;
+/// Attributes of addresses.
+mod ifa {
+    pub const ADDRESS: u16 = 1;
+    pub const LOCAL: u16 = 2;
+    pub const FLAGS: u16 = 8;
+}
 
 /// An address on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,50 +75,31 @@ pub fn add(new: &NewAddress) -> Request {
         let host_bits = u32::MAX >> new.prefix_len;
         message.attributes.push(AddressAttribute::Broadcast((u32::from(v4) | host_bits).into()));
     }
-    Request::route(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+    Request::new(RTM_NEWADDR, &message, NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// `ip address del ADDR/LEN dev …`; EADDRNOTAVAIL if it is not there.
 pub fn delete(link: u32, addr: IpAddr, prefix_len: u8) -> Request {
-    Request::route(RouteNetlinkMessage::DelAddress(message(link, addr, prefix_len)), 0)
+    Request::new(RTM_DELADDR, &message(link, addr, prefix_len), 0)
 }
 
 /// `ip address show dev …`.
 pub fn of_link(socket: &mut Socket, link: u32) -> Result<Vec<Address>> {
     let mut message = AddressMessage::default();
     message.header.index = link;
-    let request = Request::route(RouteNetlinkMessage::GetAddress(message), 0);
-    let list = socket.dump(&request, |(kind, body)| parse(kind, body))?;
+    let request = Request::new(RTM_GETADDR, &message, 0);
+    let list = socket.dump(&request, |(kind, body)| Ok(parse(kind, body)))?;
     // Kernels without strict checking ignore the filter.
     Ok(list.into_iter().filter(|address| address.link == link).collect())
 }
 
-fn parse(kind: u16, body: &[u8]) -> Result<Option<Address>> {
-    let message = match RouteNetlinkMessage::parse_with_param(body, kind) {
-        Ok(RouteNetlinkMessage::NewAddress(message)) => message,
-        Ok(_) => return Ok(None),
-        Err(error) => return Err(Error::malformed(&format!("address: {error}"))),
-    };
-    Ok(from_message(&message))
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "only the address itself and its flags matter here")]
-fn from_message(message: &AddressMessage) -> Option<Address> {
-    let mut address = None;
-    let mut local = None;
-    let mut flags = AddressFlags::empty();
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Address(ip) => address = Some(*ip),
-            AddressAttribute::Local(ip) => local = Some(*ip),
-            AddressAttribute::Flags(found) => flags = *found,
-            _ => {}
-        }
-    }
+fn parse(kind: u16, body: &[u8]) -> Option<Address> {
+    let attributes = body.get(HEADER_LEN..).filter(|_| kind == RTM_NEWADDR)?;
+    let flags = AddressFlags::from_bits_retain(native(attributes, ifa::FLAGS).unwrap_or(0));
     Some(Address {
-        link: message.header.index,
-        addr: local.or(address)?,
-        prefix_len: message.header.prefix_len,
+        link: u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?),
+        addr: address(attributes, ifa::LOCAL).or_else(|| address(attributes, ifa::ADDRESS))?,
+        prefix_len: *body.get(1)?,
         tentative: flags.contains(AddressFlags::Tentative),
         duplicate: flags.contains(AddressFlags::Dadfailed),
     })

@@ -5,6 +5,7 @@
 //! says it to the kernel and reports what the kernel said.
 
 pub mod addr;
+pub mod attributes;
 mod error;
 mod events;
 pub mod link;
@@ -18,5 +19,4 @@ pub mod sys;
 
 pub use error::{Error, Result};
 pub use events::Events;
-pub use netlink_packet_route::RouteNetlinkMessage;
 pub use socket::{Protocol, Request, Socket};

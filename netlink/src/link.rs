@@ -4,19 +4,45 @@ use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::str::FromStr;
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, ParseableParametrized};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
     AfSpecBridge, AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeVlanInfo, BridgeVlanInfoFlags, In6AddrGenMode,
     InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::error::{Error, Result};
+use crate::attributes::{find, native, text};
+use crate::error::Result;
 use crate::socket::{Request, Socket};
 
-/// `RTM_DELLINK` (include/uapi/linux/rtnetlink.h).
+/// Message types (include/uapi/linux/rtnetlink.h).
+const RTM_NEWLINK: u16 = 16;
+/// `RTM_DELLINK`.
 pub const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+/// Attributes of links (include/uapi/linux/if_link.h).
+mod ifla {
+    pub const ADDRESS: u16 = 1;
+    pub const IFNAME: u16 = 3;
+    pub const MTU: u16 = 4;
+    pub const LINK: u16 = 5;
+    pub const MASTER: u16 = 10;
+    pub const OPERSTATE: u16 = 16;
+    pub const LINKINFO: u16 = 18;
+    pub const IFALIAS: u16 = 20;
+    pub const INFO_KIND: u16 = 1;
+    pub const INFO_DATA: u16 = 2;
+    pub const INFO_SLAVE_DATA: u16 = 5;
+    pub const BR_VLAN_FILTERING: u16 = 7;
+    pub const BRPORT_MODE: u16 = 4;
+    pub const BRPORT_ISOLATED: u16 = 33;
+}
+/// `struct ifinfomsg`.
+const HEADER_LEN: usize = 16;
+/// `IF_OPER_UNKNOWN` and `IF_OPER_UP` (include/uapi/linux/if.h).
+const OPERATIONAL: [u8; 2] = [0, 6];
 /// `RTNLGRP_LINK`: the multicast group that hears of every link that comes, changes or goes.
 pub const RTNLGRP_LINK: i32 = 1;
 /// The longest alias the kernel takes (`IFALIASZ` less the closing zero).
@@ -86,65 +112,33 @@ pub struct Link {
 }
 
 impl Link {
-    fn parse(kind: u16, body: &[u8]) -> Result<Option<Self>> {
-        match RouteNetlinkMessage::parse_with_param(body, kind) {
-            Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(Self::from_message(message))),
-            Ok(_) => Ok(None),
-            Err(error) => Err(Error::malformed(&format!("link: {error}"))),
-        }
-    }
-
-    fn from_message(message: LinkMessage) -> Self {
-        let mut link = Self {
-            index: message.header.index,
-            name: String::new(),
-            kind: None,
-            mac: None,
-            mtu: 0,
-            master: None,
-            peer: None,
-            alias: None,
-            up: message.header.flags.contains(LinkFlags::Up),
-            promiscuous: message.header.flags.contains(LinkFlags::Promisc),
-            operational: false,
-            hairpin: false,
-            isolated: false,
-            vlan_filtering: false,
-        };
-        for attribute in message.attributes {
-            link.take_attribute(attribute);
-        }
-        link
-    }
-
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel has a hundred attributes; these are ours")]
-    fn take_attribute(&mut self, attribute: LinkAttribute) {
-        match attribute {
-            LinkAttribute::IfName(name) => self.name = name,
-            LinkAttribute::Address(bytes) => self.mac = bytes.try_into().ok().map(Mac),
-            LinkAttribute::Mtu(mtu) => self.mtu = mtu,
-            LinkAttribute::Controller(index) => self.master = Some(index),
-            LinkAttribute::Link(index) => self.peer = Some(index),
-            LinkAttribute::IfAlias(alias) => self.alias = Some(alias),
-            LinkAttribute::OperState(state) => self.operational = matches!(state, State::Up | State::Unknown),
-            LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| self.take_info(info)),
-            _ => {}
-        }
-    }
-
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only bridges and their ports matter here")]
-    fn take_info(&mut self, info: LinkInfo) {
-        match info {
-            LinkInfo::Kind(kind) => self.kind = Some(kind.to_string()),
-            LinkInfo::PortData(InfoPortData::BridgePort(flags)) => {
-                self.hairpin = flags.contains(&InfoBridgePort::HairpinMode(true));
-                self.isolated = flags.contains(&InfoBridgePort::Isolated(true));
-            }
-            LinkInfo::Data(InfoData::Bridge(data)) => {
-                self.vlan_filtering = data.contains(&InfoBridge::VlanFiltering(true));
-            }
-            _ => {}
-        }
+    /// Reads an RTM_NEWLINK message. By hand: whatever a new kernel adds to it must not stop us.
+    fn parse(kind: u16, body: &[u8]) -> Option<Self> {
+        let attributes = body.get(HEADER_LEN..).filter(|_| kind == RTM_NEWLINK)?;
+        let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
+        let flags = LinkFlags::from_bits_retain(word(8)?);
+        let info = find(attributes, ifla::LINKINFO).unwrap_or_default();
+        let data = find(info, ifla::INFO_DATA).unwrap_or_default();
+        let port = find(info, ifla::INFO_SLAVE_DATA).unwrap_or_default();
+        let kind = text(info, ifla::INFO_KIND);
+        let is_on = |list, attribute| find(list, attribute).is_some_and(|value| value.first() == Some(&1));
+        let state = find(attributes, ifla::OPERSTATE).and_then(|value| value.first());
+        Some(Self {
+            index: word(4)?,
+            name: text(attributes, ifla::IFNAME)?,
+            mac: find(attributes, ifla::ADDRESS).and_then(|bytes| bytes.try_into().ok()).map(Mac),
+            mtu: native(attributes, ifla::MTU).unwrap_or(0),
+            master: native(attributes, ifla::MASTER),
+            peer: native(attributes, ifla::LINK),
+            alias: text(attributes, ifla::IFALIAS),
+            up: flags.contains(LinkFlags::Up),
+            promiscuous: flags.contains(LinkFlags::Promisc),
+            operational: state.is_some_and(|state| OPERATIONAL.contains(state)),
+            hairpin: is_on(port, ifla::BRPORT_MODE),
+            isolated: is_on(port, ifla::BRPORT_ISOLATED),
+            vlan_filtering: kind.as_deref() == Some("bridge") && is_on(data, ifla::BR_VLAN_FILTERING),
+            kind,
+        })
     }
 }
 
@@ -160,15 +154,15 @@ pub fn by_index(socket: &mut Socket, index: u32) -> Result<Option<Link>> {
 }
 
 fn get(socket: &mut Socket, message: LinkMessage) -> Result<Option<Link>> {
-    let request = Request::route(RouteNetlinkMessage::GetLink(message), 0);
-    let found = socket.get(&request, &[libc::ENODEV], |(kind, body)| Link::parse(kind, body))?;
+    let request = Request::new(RTM_GETLINK, &message, 0);
+    let found = socket.get(&request, &[libc::ENODEV], |(kind, body)| Ok(Link::parse(kind, body)))?;
     Ok(found.flatten())
 }
 
 /// `ip link show`: every link of the namespace.
 pub fn all(socket: &mut Socket) -> Result<Vec<Link>> {
-    let request = Request::route(RouteNetlinkMessage::GetLink(message(0, vec![no_statistics()])), 0);
-    socket.dump(&request, |(kind, body)| Link::parse(kind, body))
+    let request = Request::new(RTM_GETLINK, &message(0, vec![no_statistics()]), 0);
+    socket.dump(&request, |(kind, body)| Ok(Link::parse(kind, body)))
 }
 
 fn no_statistics() -> LinkAttribute {
@@ -392,7 +386,7 @@ pub fn add_vlans(index: u32, vlans: Vlans) -> Request {
 
 /// `bridge vlan del dev … vid FIRST-LAST`.
 pub fn remove_vlans(index: u32, vlans: Vlans) -> Request {
-    Request::route(RouteNetlinkMessage::DelLink(vlan_message(index, vlans)), 0)
+    Request::new(RTM_DELLINK, &vlan_message(index, vlans), 0)
 }
 
 fn vlan_message(index: u32, vlans: Vlans) -> LinkMessage {
@@ -422,7 +416,7 @@ fn vlan_message(index: u32, vlans: Vlans) -> LinkMessage {
 
 /// `ip link del`, by index. The caller waits for the kernel's RCU barrier, some 15 ms.
 pub fn delete(index: u32) -> Request {
-    Request::route(RouteNetlinkMessage::DelLink(message(index, Vec::new())), 0)
+    Request::new(RTM_DELLINK, &message(index, Vec::new()), 0)
 }
 
 fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
@@ -433,11 +427,11 @@ fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
 }
 
 fn new_link(message: LinkMessage, flags: u16) -> Request {
-    Request::route(RouteNetlinkMessage::NewLink(message), flags)
+    Request::new(RTM_NEWLINK, &message, flags)
 }
 
 fn set_link(message: LinkMessage) -> Request {
-    Request::route(RouteNetlinkMessage::SetLink(message), 0)
+    Request::new(RTM_SETLINK, &message, 0)
 }
 
 /// `ip link set NAME alias TEXT`.

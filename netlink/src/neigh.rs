@@ -3,15 +3,24 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, ParseableParametrized};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::error::{Error, Result};
+use crate::attributes::find;
+use crate::error::Result;
 use crate::link::Mac;
 use crate::socket::{Request, Socket};
+
+/// Message types (include/uapi/linux/rtnetlink.h).
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+const RTM_GETNEIGH: u16 = 30;
+/// `struct ndmsg` (include/uapi/linux/neighbour.h).
+const HEADER_LEN: usize = 12;
+const NDA_LLADDR: u16 = 2;
 
 /// An entry as the kernel holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,40 +33,31 @@ pub struct Neighbour {
 
 /// `ip neighbour add IP lladdr MAC dev … nud stale extern_learn`; EEXIST if there is any entry for the address.
 pub fn add(link: u32, ip: IpAddr, mac: Mac) -> Request {
-    Request::route(RouteNetlinkMessage::NewNeighbour(seeded(link, ip, mac)), NLM_F_CREATE | NLM_F_EXCL)
+    Request::new(RTM_NEWNEIGH, &seeded(link, ip, mac), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// `ip neighbour replace IP lladdr MAC dev … nud stale extern_learn`.
 pub fn replace(link: u32, ip: IpAddr, mac: Mac) -> Request {
-    Request::route(RouteNetlinkMessage::NewNeighbour(seeded(link, ip, mac)), NLM_F_CREATE | NLM_F_REPLACE)
+    Request::new(RTM_NEWNEIGH, &seeded(link, ip, mac), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 /// `ip neighbour del IP dev …`; ENOENT if there is none.
 pub fn delete(link: u32, ip: IpAddr) -> Request {
-    Request::route(RouteNetlinkMessage::DelNeighbour(message(link, ip)), 0)
+    Request::new(RTM_DELNEIGH, &message(link, ip), 0)
 }
 
 /// `ip neighbour get IP dev …`; `None` if there is none.
 pub fn get(socket: &mut Socket, link: u32, ip: IpAddr) -> Result<Option<Neighbour>> {
-    let request = Request::route(RouteNetlinkMessage::GetNeighbour(message(link, ip)), 0);
-    let found =
-        socket.get(&request, &[libc::ENOENT], |(kind, body)| match RouteNetlinkMessage::parse_with_param(
-            body, kind,
-        ) {
-            Ok(RouteNetlinkMessage::NewNeighbour(message)) => Ok(Some(from_message(&message))),
-            Ok(_) => Ok(None),
-            Err(error) => Err(Error::malformed(&format!("neighbour: {error}"))),
-        })?;
+    let request = Request::new(RTM_GETNEIGH, &message(link, ip), 0);
+    let found = socket.get(&request, &[libc::ENOENT], |(kind, body)| Ok(parse(kind, body)))?;
     Ok(found.flatten())
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "only the hardware address matters here")]
-fn from_message(message: &NeighbourMessage) -> Neighbour {
-    let mac = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.clone().try_into().ok().map(Mac),
-        _ => None,
-    });
-    Neighbour { mac, seeded: message.header.flags.contains(NeighbourFlags::ExtLearned) }
+fn parse(kind: u16, body: &[u8]) -> Option<Neighbour> {
+    let attributes = body.get(HEADER_LEN..).filter(|_| kind == RTM_NEWNEIGH)?;
+    let flags = NeighbourFlags::from_bits_retain(*body.get(10)?);
+    let mac = find(attributes, NDA_LLADDR).and_then(|bytes| bytes.try_into().ok()).map(Mac);
+    Some(Neighbour { mac, seeded: flags.contains(NeighbourFlags::ExtLearned) })
 }
 
 fn seeded(link: u32, ip: IpAddr, mac: Mac) -> NeighbourMessage {

@@ -6,7 +6,6 @@
 //! Byte order: set keys and rule data are network order, but for interface indexes (and marks), which are the
 //! host's. Each field of a concatenation is padded to four bytes.
 
-pub mod attributes;
 mod batch;
 mod expression;
 mod uapi;
@@ -15,10 +14,10 @@ use std::slice;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
-use self::attributes::Attributes;
 pub use self::batch::{Batch, generation};
 pub use self::expression::{Comparison, Expression, Header, Meta, Register};
 use self::uapi::*;
+use crate::attributes::{self, Attributes};
 use crate::error::Result;
 use crate::socket::{Request, Socket};
 

@@ -2,16 +2,34 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, ParseableParametrized};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-    RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::error::{Error, Result};
+use crate::attributes::{address, find, native};
+use crate::error::Result;
 use crate::socket::{Request, Socket};
 
+/// Message types (include/uapi/linux/rtnetlink.h).
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+/// `struct rtmsg`.
+const HEADER_LEN: usize = 12;
+/// Attributes and metrics of routes.
+mod rta {
+    pub const DST: u16 = 1;
+    pub const OIF: u16 = 4;
+    pub const GATEWAY: u16 = 5;
+    pub const PRIORITY: u16 = 6;
+    pub const PREFSRC: u16 = 7;
+    pub const METRICS: u16 = 8;
+    pub const TABLE: u16 = 15;
+    pub const METRIC_MTU: u16 = 2;
+    pub const METRIC_ADVMSS: u16 = 8;
+}
 /// The route protocol number of everything Weft installs in a node (`ip route … proto 87`).
 pub const PROTOCOL: u8 = 87;
 /// The main table.
@@ -70,79 +88,55 @@ impl Route {
 
 /// `ip route add`; EEXIST if the table has one of the same prefix and metric.
 pub fn add(route: &Route) -> Request {
-    Request::route(RouteNetlinkMessage::NewRoute(message(route)), NLM_F_CREATE | NLM_F_EXCL)
+    Request::new(RTM_NEWROUTE, &message(route), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// `ip route append`: a further next hop for the same prefix (ECMP).
 pub fn append(route: &Route) -> Request {
-    Request::route(RouteNetlinkMessage::NewRoute(message(route)), NLM_F_CREATE | NLM_F_APPEND)
+    Request::new(RTM_NEWROUTE, &message(route), NLM_F_CREATE | NLM_F_APPEND)
 }
 
 /// `ip route replace`.
 pub fn replace(route: &Route) -> Request {
-    Request::route(RouteNetlinkMessage::NewRoute(message(route)), NLM_F_CREATE | NLM_F_REPLACE)
+    Request::new(RTM_NEWROUTE, &message(route), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 /// `ip route del`; ESRCH if there is none.
 pub fn delete(route: &Route) -> Request {
-    Request::route(RouteNetlinkMessage::DelRoute(message(route)), 0)
+    Request::new(RTM_DELROUTE, &message(route), 0)
 }
 
 /// `ip route show table all`, one family.
 pub fn all(socket: &mut Socket, ipv4: bool) -> Result<Vec<Route>> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(ipv4);
-    let request = Request::route(RouteNetlinkMessage::GetRoute(message), 0);
-    socket.dump(&request, |(kind, body)| match RouteNetlinkMessage::parse_with_param(body, kind) {
-        Ok(RouteNetlinkMessage::NewRoute(message)) => Ok(from_message(&message)),
-        Ok(_) => Ok(None),
-        Err(error) => Err(Error::malformed(&format!("route: {error}"))),
-    })
+    let request = Request::new(RTM_GETROUTE, &message, 0);
+    socket.dump(&request, |(kind, body)| Ok(parse(kind, body)))
 }
 
 /// Unicast routes through a device; others (local, multicast, multipath) are `None`.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the attributes that a pod's route can have")]
-fn from_message(message: &RouteMessage) -> Option<Route> {
-    let header = &message.header;
-    if header.kind != RouteType::Unicast {
+fn parse(kind: u16, body: &[u8]) -> Option<Route> {
+    let attributes = body.get(HEADER_LEN..).filter(|_| kind == RTM_NEWROUTE)?;
+    let &[family, prefix_len, _, _, table, protocol, scope, route_type] = body.first_chunk()?;
+    if RouteType::from(route_type) != RouteType::Unicast {
         return None;
     }
-    let any = if header.address_family == AddressFamily::Inet {
-        IpAddr::from([0; 4])
-    } else {
-        IpAddr::from([0; 16])
-    };
-    let mut route = Route::on_link(any, header.destination_prefix_length, 0);
-    route.table = header.table.into();
-    route.protocol = header.protocol.into();
-    route.scope = Some(header.scope.into());
-    route.onlink = header.flags.contains(RouteFlags::Onlink);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => route.destination.0 = ip(address)?,
-            RouteAttribute::Gateway(address) => route.gateway = ip(address),
-            RouteAttribute::PrefSource(address) => route.source = ip(address),
-            RouteAttribute::Oif(index) => route.link = *index,
-            RouteAttribute::Table(table) => route.table = *table,
-            RouteAttribute::Priority(priority) => route.priority = Some(*priority),
-            RouteAttribute::Metrics(metrics) => metrics.iter().for_each(|metric| match metric {
-                RouteMetric::Mtu(mtu) => route.mtu = Some(*mtu),
-                RouteMetric::Advmss(mss) => route.advmss = Some(*mss),
-                _ => {}
-            }),
-            _ => {}
-        }
-    }
-    Some(route)
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "MPLS labels are no addresses")]
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some((*v4).into()),
-        RouteAddress::Inet6(v6) => Some((*v6).into()),
-        _ => None,
-    }
+    let any = if i32::from(family) == libc::AF_INET { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    let flags = RouteFlags::from_bits_retain(u32::from_ne_bytes(body.get(8..HEADER_LEN)?.try_into().ok()?));
+    let metrics = find(attributes, rta::METRICS).unwrap_or_default();
+    Some(Route {
+        destination: (address(attributes, rta::DST).unwrap_or(any), prefix_len),
+        gateway: address(attributes, rta::GATEWAY),
+        link: native(attributes, rta::OIF).unwrap_or(0),
+        source: address(attributes, rta::PREFSRC),
+        onlink: flags.contains(RouteFlags::Onlink),
+        scope: Some(scope),
+        table: native(attributes, rta::TABLE).unwrap_or(table.into()),
+        priority: native(attributes, rta::PRIORITY),
+        mtu: native(metrics, rta::METRIC_MTU),
+        advmss: native(metrics, rta::METRIC_ADVMSS),
+        protocol,
+    })
 }
 
 fn message(route: &Route) -> RouteMessage {

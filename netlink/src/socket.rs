@@ -7,10 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
 
 use crate::error::{Error, Result};
@@ -57,14 +54,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// Encodes an rtnetlink message.
-    pub fn route(message: RouteNetlinkMessage, flags: u16) -> Self {
-        let mut packet = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        bytes.drain(..HEADER_LEN);
-        Self { kind: packet.header.message_type, flags, payload: bytes }
+    /// Encodes a message.
+    pub fn new(kind: u16, message: &impl Emitable, flags: u16) -> Self {
+        let mut payload = vec![0; message.buffer_len()];
+        message.emit(&mut payload);
+        Self { kind, flags, payload }
     }
 }
 

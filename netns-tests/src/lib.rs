@@ -31,7 +31,7 @@ pub use lab::test_name;
 pub use lab::{Lab, Wire};
 pub use node::Node;
 pub use pod::Pod;
-pub use require::{reference_bin_dir, require, require_containerd, weft_bin_dir};
+pub use require::{probe_containerd, reference_bin_dir, require, require_containerd, weft_bin_dir};
 pub use residue::{Allow, Residue};
 pub use runtime::{CriError, CriPod, ExecOutput, Runtime};
 pub use seen::Listener;

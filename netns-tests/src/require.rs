@@ -34,7 +34,13 @@ fn granted(probed: Result<(), String>) -> bool {
 
 /// [`require`], and a container runtime is installed.
 pub fn require_containerd() -> bool {
-    require() && granted(["containerd", "ctr", "runc"].iter().try_for_each(|tool| installed(tool)))
+    granted(probe_containerd())
+}
+
+/// Whether this machine can run labs with a container runtime, and what is missing if not.
+pub fn probe_containerd() -> Result<(), String> {
+    probe()?;
+    ["containerd", "ctr", "runc"].iter().try_for_each(|tool| installed(tool))
 }
 
 /// The folder with `weft` and `weft-ipam`: `$WEFT_BIN_DIR`, or where `make build` puts them.
@@ -44,11 +50,14 @@ pub fn weft_bin_dir() -> PathBuf {
     dir
 }
 
-/// The program of the test images.
-pub(crate) fn podtool() -> PathBuf {
-    let dir = bin_dir();
-    have(&dir, "podtool");
-    dir.join("podtool")
+/// The program of the test images: in one of `dirs`, else where `weft` is.
+pub(crate) fn podtool(dirs: &[PathBuf]) -> PathBuf {
+    let given = dirs.iter().map(|dir| dir.join("podtool")).find(|path| path.is_file());
+    given.unwrap_or_else(|| {
+        let dir = bin_dir();
+        have(&dir, "podtool");
+        dir.join("podtool")
+    })
 }
 
 fn bin_dir() -> PathBuf {

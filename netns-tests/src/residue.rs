@@ -53,9 +53,16 @@ impl Residue {
     /// until one is the same, at most for three seconds.
     #[track_caller]
     pub fn assert_settles(&self, node: &Node, allow: &Allow) {
-        let settled = poll(SETTLE, || self.difference(&Self::take(node), allow).is_empty().then_some(()));
-        if settled.is_none() {
-            self.assert_same(&Self::take(node), allow);
+        let left = self.settle(node, allow);
+        assert!(left.is_empty(), "the node is not as it was:\n{}", left.join("\n"));
+    }
+
+    /// What still differs after three seconds; nothing, as soon as nothing does.
+    pub fn settle(&self, node: &Node, allow: &Allow) -> Vec<String> {
+        let same = || self.difference(&Self::take(node), allow).is_empty().then_some(());
+        match poll(SETTLE, same) {
+            Some(()) => Vec::new(),
+            None => self.difference(&Self::take(node), allow),
         }
     }
 

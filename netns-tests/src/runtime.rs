@@ -113,7 +113,7 @@ impl Runtime {
         fs::create_dir_all(&paths.work)?;
         let snapshotter = if overlay_works(node, &paths.work) { "overlayfs" } else { "native" };
         paths.prepare(conflist, bin_dirs, IMAGE, snapshotter)?;
-        image::write(&paths.image(), IMAGE, &podtool())?;
+        image::write(&paths.image(), IMAGE, &podtool(bin_dirs))?;
         let containerd = spawn(node, &paths)?;
         cgroup::enter(&group, "containerd", containerd.id())?;
         let client = Client::new(&paths.socket())?;

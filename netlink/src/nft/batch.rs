@@ -1,8 +1,8 @@
 //! A transaction: all of its messages take effect at one moment, or none does.
 
-use super::attributes::{self, Attributes};
 use super::uapi::*;
 use super::{ANSWER_HEADER_LEN, message};
+use crate::attributes::{self, Attributes};
 use crate::error::{Error, Result};
 use crate::socket::{Request, Socket};
 

@@ -1,7 +1,7 @@
 //! The expressions of nf_tables rules that Weft uses, each named as `nft --debug=netlink` shows it.
 
-use super::attributes::Attributes;
 use super::uapi::*;
+use crate::attributes::Attributes;
 
 /// One expression of a rule, encoded.
 #[derive(Clone, Debug)]

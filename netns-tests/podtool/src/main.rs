@@ -5,14 +5,14 @@
 mod ping;
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-const USAGE: &str = "usage: podtool pause | ping IP [COUNT] | serve PORT | get IP PORT | addr";
+const USAGE: &str = "usage: podtool pause | ping IP[%LINK] [COUNT] | serve PORT | get IP PORT | addr";
 /// Peers are microseconds away; what has not answered by then never will.
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -31,8 +31,8 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> io::Result<()> {
     match words {
         [] | ["pause"] => pause(),
-        ["ping", ip] => ping::ping(parse(ip)?, 1),
-        ["ping", ip, count] => ping::ping(parse(ip)?, parse(count)?),
+        ["ping", target] => ping::ping(host(target)?, 1),
+        ["ping", target, count] => ping::ping(host(target)?, parse(count)?),
         ["serve", port] => serve(parse(port)?),
         ["get", ip, port] => get(SocketAddr::new(parse(ip)?, parse(port)?)),
         ["addr"] => addresses(),
@@ -96,6 +96,17 @@ fn addresses() -> io::Result<()> {
 fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
     v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+}
+
+/// An address to ping; a link-local one needs its link: `fe80::1%eth0`.
+fn host(word: &str) -> io::Result<SocketAddr> {
+    match word.split_once('%') {
+        Some((ip, link)) => {
+            let scope = nix::net::if_::if_nametoindex(link)?;
+            Ok(SocketAddrV6::new(parse(ip)?, 0, 0, scope).into())
+        }
+        None => Ok(SocketAddr::new(parse(word)?, 0)),
+    }
 }
 
 fn parse<T: std::str::FromStr>(word: &str) -> io::Result<T> {

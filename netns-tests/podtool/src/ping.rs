@@ -10,10 +10,11 @@ const LIMIT: Duration = Duration::from_secs(1);
 const HEADER: usize = 8;
 
 /// Sends `count` echo requests, prints each round trip, and fails unless every one was answered.
-pub fn ping(ip: IpAddr, count: u16) -> io::Result<()> {
+pub fn ping(target: SocketAddr, count: u16) -> io::Result<()> {
+    let ip = target.ip();
     // Only send() and recv() are used on it, which do not care that it is no UDP socket.
     let socket = UdpSocket::from(open(ip)?);
-    socket.connect(SocketAddr::new(ip, 0))?;
+    socket.connect(target)?;
     for sequence in 1..=count {
         let sent = Instant::now();
         socket.send(&request(ip, sequence))?;

@@ -7,7 +7,7 @@ const HEADER_LEN: usize = 4;
 
 /// A list of attributes under construction. nf_tables takes its numbers in network byte order.
 ///
-/// An attribute holds at most 65,531 bytes; who writes lists splits them (see [`super::Table::add_elements`]).
+/// An attribute holds at most 65,531 bytes; who writes lists splits them (see [`crate::nft::Table::add_elements`]).
 #[derive(Clone, Debug, Default)]
 pub struct Attributes {
     encoded: Vec<u8>,
@@ -68,6 +68,18 @@ pub fn find(list: &[u8], kind: u16) -> Option<&[u8]> {
 /// The number in the first attribute of this type.
 pub fn number(list: &[u8], kind: u16) -> Option<u32> {
     find(list, kind)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// The number, in the machine's own byte order as rtnetlink has it, in the first attribute of this type.
+pub fn native(list: &[u8], kind: u16) -> Option<u32> {
+    find(list, kind)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// The address in the first attribute of this type; its length tells the family.
+pub fn address(list: &[u8], kind: u16) -> Option<std::net::IpAddr> {
+    let value = find(list, kind)?;
+    let v4 = <[u8; 4]>::try_from(value).map(std::net::IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(value).map(std::net::IpAddr::from)).ok()
 }
 
 /// The text in the first attribute of this type, without its NUL.
