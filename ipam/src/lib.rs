@@ -33,6 +33,8 @@ mod source;
 pub mod stamp;
 mod state;
 mod take;
+#[cfg(test)]
+mod tests;
 
 pub use attachment::{Attachment, Begun};
 pub use collect::{Collected, collect};

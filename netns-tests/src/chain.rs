@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Map, Value, json};
 
-use crate::cni::{Call, Cni, Outcome};
+use crate::cni::{Call, Cni};
 use crate::node::Node;
+use crate::outcome::Outcome;
 use crate::pod::Pod;
 
 /// A network of a node: its plugins in order, and the results that a runtime keeps.

@@ -14,6 +14,7 @@ mod inside;
 mod lab;
 mod netns;
 mod node;
+mod outcome;
 mod pod;
 mod require;
 mod residue;
@@ -24,12 +25,13 @@ mod sys;
 mod wait;
 
 pub use chain::{Chain, ChainFailure};
-pub use cni::{Call, Cni, CniError, Outcome, Running, StdoutTo};
+pub use cni::{Call, Cni, Running, StdoutTo};
 pub use inside::{Inside, Place};
 #[doc(hidden)]
 pub use lab::test_name;
 pub use lab::{Lab, Wire};
 pub use node::Node;
+pub use outcome::{CniError, Outcome};
 pub use pod::Pod;
 pub use require::{probe_containerd, reference_bin_dir, require, require_containerd, weft_bin_dir};
 pub use residue::{Allow, Residue};

@@ -66,10 +66,12 @@ impl Residue {
         }
     }
 
-    /// The lines that differ: `+` is new in `after`, `-` is gone.
+    /// The lines that differ: `+` is new in `after`, `-` is gone (for processes only `+`).
     pub fn difference(&self, after: &Self, allow: &Allow) -> Vec<String> {
         let wanted = |fact: &&Fact| !allow.covers(fact);
-        let gone = self.facts.difference(&after.facts).filter(wanted).map(|fact| format!("- {fact}"));
+        // A process that ended is nothing left behind: often the detached child of an earlier DEL.
+        let gone = self.facts.difference(&after.facts).filter(|fact| fact.kind != Kind::Process);
+        let gone = gone.filter(wanted).map(|fact| format!("- {fact}"));
         let new = after.facts.difference(&self.facts).filter(wanted).map(|fact| format!("+ {fact}"));
         gone.chain(new).collect()
     }
@@ -116,7 +118,7 @@ impl Allow {
         self
     }
 
-    /// Processes may come or go.
+    /// New processes may be there.
     #[must_use]
     pub fn processes(mut self) -> Self {
         self.processes = true;

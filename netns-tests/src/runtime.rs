@@ -101,7 +101,8 @@ impl CriPod {
 
 impl Runtime {
     /// Starts a containerd in the node's namespaces whose only network is `conflist`, with the plugins
-    /// of `bin_dirs`, the first of a name first. Returns when it can start pods.
+    /// of `bin_dirs`, the first of a name first. Returns when it can start pods. It is killed when the
+    /// calling thread ends.
     pub fn start(node: &Node, conflist: &Value, bin_dirs: &[PathBuf]) -> Self {
         Self::try_start(node, conflist, bin_dirs).unwrap_or_else(|error| panic!("start containerd: {error}"))
     }

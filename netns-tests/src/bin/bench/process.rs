@@ -71,10 +71,14 @@ impl Finished {
     }
 }
 
-/// Waits until no process that we started, or that those started, is left. Nobody else may be waiting for one.
-pub fn settle() -> io::Result<()> {
-    while sys::reap_one()? {}
-    Ok(())
+/// Waits until no process that we started, or that those started, is left; whether there was one. Nobody else may
+/// be waiting for one.
+pub fn settle() -> io::Result<bool> {
+    let mut any = false;
+    while sys::reap_one()? {
+        any = true;
+    }
+    Ok(any)
 }
 
 /// Processor time, user and system, of all processes that have ended and been waited for: theirs and ours.

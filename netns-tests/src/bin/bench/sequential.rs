@@ -1,0 +1,103 @@
+//! One operation at a time: the subjects take turns, pair by pair, and each pair another one begins.
+
+use netns_tests::Pod;
+
+use crate::Outcome;
+use crate::options::Effort;
+use crate::samples::Samples;
+use crate::subject::{Attached, Subject, Timed, Work};
+
+/// What was measured of one subject.
+#[derive(Debug, Default)]
+pub struct Sequential {
+    pub add: Clocks,
+    pub del: Clocks,
+    /// Processor time of one ADD and its DEL.
+    pub cpu: Samples,
+    /// How often an address was taken again at once; Weft only.
+    pub retaken: usize,
+}
+
+/// One verb, on both clocks.
+#[derive(Debug, Default)]
+pub struct Clocks {
+    pub returned: Samples,
+    pub settled: Samples,
+    /// Each plugin of the chain, in the order of ADD.
+    pub steps: Vec<Samples>,
+}
+
+/// Measures every subject; the results are in the subjects' order.
+pub fn measure(subjects: &[Subject], pods: &[Pod], effort: &Effort) -> Outcome<Vec<Sequential>> {
+    let mut all: Vec<Sequential> = subjects.iter().map(|_| Sequential::default()).collect();
+    for (turn, pod) in pods.iter().take(effort.pairs).enumerate() {
+        for place in 0..subjects.len() {
+            let which = (turn + place) % subjects.len();
+            if let (Some(subject), Some(result)) = (subjects.get(which), all.get_mut(which)) {
+                pair(subject, pod, result)?;
+            }
+        }
+    }
+    for (subject, result) in subjects.iter().zip(&mut all) {
+        for (pod, other) in pods.iter().zip(pods.iter().skip(1)).take(effort.retakes) {
+            result.retaken += retake(subject, pod, other)?;
+        }
+    }
+    Ok(all)
+}
+
+fn pair(subject: &Subject, pod: &Pod, result: &mut Sequential) -> Outcome<()> {
+    let at = subject.attachment(pod);
+    let add = subject.timed(|| subject.add(&at), |_| Ok(()))?;
+    result.add.note(&add, &add.value.steps);
+    let attached = Attached { at, result: add.value.stdout };
+    let trace = subject.witness.as_ref().map(|witness| witness.observe(&attached)).transpose()?;
+    let look = || match (&subject.witness, &trace) {
+        (Some(witness), Some(trace)) => witness.assert_gone(trace),
+        _ => Ok(()),
+    };
+    let del = subject.timed(|| subject.del(&attached), |_| look())?;
+    result.del.note(&del, &del.value.steps);
+    result.cpu.push(add.cpu + del.cpu);
+    Ok(())
+}
+
+/// Not timed: in the moment that DEL has returned, the sets of nf_tables are as before the ADD, and another pod
+/// gets the very address.
+fn retake(subject: &Subject, pod: &Pod, other: &Pod) -> Outcome<usize> {
+    let (Some(witness), Work::Chain(_)) = (&subject.witness, &subject.work) else { return Ok(0) };
+    let before = witness.elements();
+    let attached = subject.on_node(|| subject.attach(subject.attachment(pod)))?;
+    let trace = witness.observe(&attached)?;
+    let mut at = subject.attachment(other);
+    at.args = format!("IP={}", trace.address);
+    let again = subject.on_node(|| {
+        subject.detach(&attached)?;
+        witness.assert_gone(&trace)?;
+        subject.attach(at)
+    })?;
+    let found = witness.observe(&again)?;
+    if found.address != trace.address {
+        return Err(format!("asked for {} again, weft gave {}", trace.address, found.address).into());
+    }
+    let elements = subject.on_node(|| {
+        subject.detach(&again)?;
+        Ok(witness.elements())
+    })?;
+    witness.assert_gone(&found)?;
+    if elements != before {
+        return Err(format!("weft's DEL changed the sets of nf_tables: {before:?} became {elements:?}").into());
+    }
+    Ok(1)
+}
+
+impl Clocks {
+    fn note<T>(&mut self, timed: &Timed<T>, steps: &[std::time::Duration]) {
+        self.returned.push(timed.returned);
+        self.settled.push(timed.settled);
+        self.steps.resize(steps.len(), Samples::default());
+        for (samples, step) in self.steps.iter_mut().zip(steps) {
+            samples.push(*step);
+        }
+    }
+}
