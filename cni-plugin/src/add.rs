@@ -11,11 +11,11 @@ use weft_cni::request::Command;
 use weft_cni::result::{AddResult, Interface, IpConfig, check_family_limit};
 use weft_cni::run::Call;
 use weft_ipam::alias::Alias;
-use weft_ipam::foreign::Foreign;
 use weft_ipam::clock::{Deadline, boot_nanos};
+use weft_ipam::foreign::Foreign;
 use weft_ipam::{
-    Attachment, Begun, Blocks, Bridge, Hash, Host, HostKernel, Kernel, Owner, Phase, Pool, Ranges, Record, Source,
-    State, TakenAddress, Taking, refused, take,
+    Attachment, Begun, Blocks, Bridge, Hash, Host, HostKernel, Kernel, Owner, Phase, Pool, Ranges, Record,
+    Source, State, TakenAddress, Taking, refused, take,
 };
 use weft_netlink::link::{self as kernel_link, Link, Mac, NewVeth, PortFlags};
 use weft_netlink::{Protocol, Socket, rules};
@@ -34,7 +34,12 @@ const CLAIM_ATTEMPTS: usize = 16;
 ///
 /// # Errors
 /// Nothing is left behind on any of them.
-pub fn add(call: &Call<'_>, conf: &Conf, deadline: Deadline, notes: &mut Vec<String>) -> Result<AddResult, Error> {
+pub fn add(
+    call: &Call<'_>,
+    conf: &Conf,
+    deadline: Deadline,
+    notes: &mut Vec<String>,
+) -> Result<AddResult, Error> {
     let previous = call.conf.prev_result()?;
     let mut pod = Pod::open(call.attachment)?;
     let mut kernel = HostKernel::default();
@@ -54,7 +59,8 @@ fn claim<'s>(
     kernel: &mut HostKernel,
     deadline: Deadline,
 ) -> Result<Attachment<'s>, Error> {
-    let names = (call.conf.name.as_str(), call.attachment.container_id.as_str(), call.attachment.ifname.as_str());
+    let names =
+        (call.conf.name.as_str(), call.attachment.container_id.as_str(), call.attachment.ifname.as_str());
     let owner = Owner::new(names.0, names.1, names.2);
     loop {
         let existing = match state.begin(&owner, deadline)? {
@@ -77,10 +83,12 @@ fn claim<'s>(
 
 fn already_attached(owner: &Owner, record: &Record) -> Error {
     let addresses: Vec<String> = record.addresses.iter().map(|taken| taken.address.to_string()).collect();
-    Error::new(code::ALREADY_ATTACHED, format!("{} is attached already", owner.describe())).with_details(format!(
-        "it has {} and keeps it; duplicate allocation is not allowed: run DEL before ADD",
-        if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") }
-    ))
+    Error::new(code::ALREADY_ATTACHED, format!("{} is attached already", owner.describe())).with_details(
+        format!(
+            "it has {} and keeps it; duplicate allocation is not allowed: run DEL before ADD",
+            if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") }
+        ),
+    )
 }
 
 /// One ADD under way.
@@ -125,8 +133,11 @@ impl<'s> Job<'_, 's> {
                 Err(claimed) => self.put_aside(&mut record, claimed)?,
             }
         }
-        Err(Error::new(code::TRY_AGAIN, format!("{CLAIM_ATTEMPTS} addresses in a row belong to others in the kernel"))
-            .with_details("the records of this node are wrong; they are rebuilt by the next operation"))
+        Err(Error::new(
+            code::TRY_AGAIN,
+            format!("{CLAIM_ATTEMPTS} addresses in a row belong to others in the kernel"),
+        )
+        .with_details("the records of this node are wrong; they are rebuilt by the next operation"))
     }
 
     fn intent(&self, bridge: Option<&Link>) -> Record {
@@ -154,7 +165,11 @@ impl<'s> Job<'_, 's> {
         }
     }
 
-    fn take_addresses(&mut self, ipam: &IpamConf, record: &mut Record) -> Result<(Granted, Vec<Pool>), Error> {
+    fn take_addresses(
+        &mut self,
+        ipam: &IpamConf,
+        record: &mut Record,
+    ) -> Result<(Granted, Vec<Pool>), Error> {
         let network = self.call.conf.name.as_str();
         let source: Box<dyn Source> = if ipam.sets.is_empty() {
             Box::new(Blocks::new(ipam.requested.clone()))
@@ -163,8 +178,9 @@ impl<'s> Job<'_, 's> {
         };
         let pools = source.pools(self.attachment.state())?;
         if source.is_cluster() && self.conf.ip_masq {
-            return Err(Error::unsupported("ipMasq", true)
-                .with_details("addresses of the cluster are masqueraded by weftd: see [network] masquerade"));
+            return Err(Error::unsupported("ipMasq", true).with_details(
+                "addresses of the cluster are masqueraded by weftd: see [network] masquerade",
+            ));
         }
         let count = |v4| pools.iter().filter(|pool| pool.is_ipv4() == v4).count();
         check_family_limit(self.call.conf.version, count(true), count(false))?;
@@ -178,7 +194,11 @@ impl<'s> Job<'_, 's> {
         };
         record.routed = source.is_cluster() && record.bridge.is_some();
         take(&self.attachment, record, &pools, &mut taking)?;
-        let ip = |taken: &TakenAddress| IpConfig { address: taken.address, gateway: taken.gateway, interface: None };
+        let ip = |taken: &TakenAddress| IpConfig {
+            address: taken.address,
+            gateway: taken.gateway,
+            interface: None,
+        };
         let granted = Granted {
             ips: record.addresses.iter().map(ip).collect(),
             routes: ipam.routes.clone(),
@@ -189,15 +209,20 @@ impl<'s> Job<'_, 's> {
     }
 
     fn delegate_add(&mut self, kind: &str, record: &mut Record) -> Result<Granted, Error> {
+        // Looked for first: what cannot be run needs no DEL.
+        let delegate = Delegate::find(kind, &self.call.env.path)?;
         record.delegate = Some(kind.to_owned());
         self.attachment.write(record)?;
-        let delegate = Delegate::find(kind, &self.call.env.path)?;
         let conf = self.call.conf.raw.clone();
         let answer = delegate.run(Command::Add, self.call.env, &conf, self.deadline.instant())?;
-        let object = answer.ok_or_else(|| Error::new(code::IPAM, format!("IPAM plugin {kind} returned no result")))?;
+        let object =
+            answer.ok_or_else(|| Error::new(code::IPAM, format!("IPAM plugin {kind} returned no result")))?;
         let result = AddResult::parse(&object)?;
         if result.ips.is_empty() {
-            return Err(Error::new(code::IPAM, format!("IPAM plugin {kind}: IPAM plugin returned missing IP config")));
+            return Err(Error::new(
+                code::IPAM,
+                format!("IPAM plugin {kind}: IPAM plugin returned missing IP config"),
+            ));
         }
         let held = |ip: &IpConfig| TakenAddress {
             address: ip.address,
@@ -211,6 +236,12 @@ impl<'s> Job<'_, 's> {
     }
 
     fn check_families(&self, plan: &Plan) -> Result<(), Error> {
+        if let (true, false, Some(mtu)) = (plan.has(false), self.conf.link_has_ipv6(), self.conf.mtu)
+            && sysctl::has_ipv6()
+        {
+            return Err(Error::config(format!("mtu {mtu} is too small for the network's IPv6 addresses"))
+                .with_details("IPv6 needs 1280 at least (RFC 8200)"));
+        }
         if plan.has(false) && !sysctl::has_ipv6() {
             return Err(Error::config("the network gives IPv6 addresses, and this kernel has no IPv6").with_details(
                 "it was booted with ipv6.disable=1: boot without it, or give the network IPv4 ranges only",
@@ -241,7 +272,9 @@ impl<'s> Job<'_, 's> {
         let found = |socket: &mut Socket| {
             let found = kernel_link::by_name(socket, &host_name);
             let found = found.map_err(|error| refused(format!("look up {host_name}"), &error))?;
-            found.ok_or_else(|| Error::new(code::TRY_AGAIN, format!("{host_name} was removed while it was set up")))
+            found.ok_or_else(|| {
+                Error::new(code::TRY_AGAIN, format!("{host_name} was removed while it was set up"))
+            })
         };
         let mut host_mac = link::host_mac(&id);
         if let Mode::Veth = self.conf.mode {
@@ -261,6 +294,7 @@ impl<'s> Job<'_, 's> {
             gateway_mac,
             down: self.conf.disable_interface,
             enable_dad: self.conf.enable_dad,
+            ipv6: self.conf.link_has_ipv6(),
         };
         let (index, routes) = self.pod.configure(&end, &plan, self.deadline)?;
         // Asking for the link also makes the kernel finish its change of state: frames pass from here on.
@@ -288,7 +322,9 @@ impl<'s> Job<'_, 's> {
         };
         alias.to_text().ok_or_else(|| {
             Error::config(format!("{} addresses are too many for one attachment", alias.addresses.len()))
-                .with_details("their list must fit into the link's alias (255 bytes); give the network fewer ranges")
+                .with_details(
+                    "their list must fit into the link's alias (255 bytes); give the network fewer ranges",
+                )
         })
     }
 
@@ -340,7 +376,7 @@ impl<'s> Job<'_, 's> {
             mtu: self.conf.mtu,
             master: bridge.map(|bridge| bridge.index),
         };
-        let pair = Pair { veth, alias, port, ipv6: sysctl::has_ipv6() };
+        let pair = Pair { veth, alias, port, ipv6: self.conf.link_has_ipv6() };
         let socket = self.kernel.socket()?;
         let claims = |bridge: &Link| veth::claims_on_bridge(bridge.index, plan, pod_mac);
         let mut outcome = link::make(socket, &pair, bridge.map(claims).unwrap_or_default());
@@ -349,13 +385,14 @@ impl<'s> Job<'_, 's> {
         {
             // The name is this attachment's own: a killed ADD whose record was wiped left it.
             self.notes.push(format!("removed the left-over link {host_name}"));
-            link::delete(socket, left_over.index, self.deadline)?;
-            outcome = link::make(socket, &pair, Vec::new());
+            link::delete(&mut self.kernel, left_over.index, self.deadline)?;
+            outcome = link::make(self.kernel.socket()?, &pair, Vec::new());
         }
         match (outcome, bridge) {
             (Ok(()), _) => {}
             (Err(Refusal::Before(error)), Some(bridge)) if error.is(libc::EEXIST) => {
-                let settled = veth::settle_on_bridge(socket, bridge.index, plan, pod_mac, alias)?;
+                let settled =
+                    veth::settle_on_bridge(self.kernel.socket()?, bridge.index, plan, pod_mac, alias)?;
                 if settled.is_err() {
                     return Ok(settled);
                 }
@@ -363,7 +400,7 @@ impl<'s> Job<'_, 's> {
             (Err(refusal), _) => return Err(refusal.into_error(&pair)),
         }
         if let (true, Some(bridge)) = (plan.routed, bridge)
-            && let Err(claimed) = veth::route_over_bridge(socket, bridge.index, plan)?
+            && let Err(claimed) = veth::route_over_bridge(self.kernel.socket()?, bridge.index, plan)?
         {
             return Ok(Err(claimed));
         }
@@ -412,8 +449,11 @@ impl<'s> Job<'_, 's> {
         record.phase = Phase::Done;
         self.attachment.write(record)?;
         if !(self.attachment.is_intact(record)? && self.attachment.state().is_current()?) {
-            return Err(Error::new(code::TRY_AGAIN, "the records under /run/weft were changed during this ADD")
-                .with_details("somebody wiped the folder; what was done has been undone, try again"));
+            return Err(Error::new(
+                code::TRY_AGAIN,
+                "the records under /run/weft were changed during this ADD",
+            )
+            .with_details("somebody wiped the folder; what was done has been undone, try again"));
         }
         self.notes.extend(record.addresses.iter().map(|taken| format!("ip={}", taken.address)));
         Ok(done)
@@ -422,9 +462,10 @@ impl<'s> Job<'_, 's> {
     /// The kernel knows the address as a live pod's: the records are wrong. Let go of it, and of the link.
     fn put_aside(&mut self, record: &mut Record, claimed: Claimed) -> Result<(), Error> {
         let Claimed { address, holder } = claimed;
-        self.notes.push(format!("put {address} aside: {holder} has it in the kernel, though no record says so"));
+        self.notes
+            .push(format!("put {address} aside: {holder} has it in the kernel, though no record says so"));
         if let Some(host) = link::host_end_by_name(self.kernel.socket()?, self.attachment.id())? {
-            link::delete(self.kernel.socket()?, host.index, self.deadline)?;
+            link::delete(&mut self.kernel, host.index, self.deadline)?;
         }
         self.unclaim(record, Some(address))?;
         self.attachment.release_all(Some(record))?;
@@ -448,9 +489,9 @@ impl<'s> Job<'_, 's> {
                 mine.push(ip);
             }
         }
-        weft_ipam::remove_neighbours(self.kernel.socket()?, bridge.index, mine.iter().copied())?;
+        weft_ipam::remove_neighbours(self.kernel.socket()?, bridge.index, &mine)?;
         if record.routed {
-            veth::unroute_over_bridge(self.kernel.socket()?, bridge.index, mine.into_iter())?;
+            weft_ipam::remove_routes(self.kernel.socket()?, bridge.index, &mine)?;
         }
         Ok(())
     }
@@ -460,17 +501,20 @@ impl<'s> Job<'_, 's> {
         let Self { attachment, mut kernel, call, conf: _, .. } = self;
         // Long enough to clean up even when the operation's own time has run out.
         let grace = Deadline::after(std::time::Instant::now(), std::time::Duration::from_secs(3));
+        let mut delegate_failed = None;
         let undone = attachment.record().and_then(|record| {
             let delegate = record.as_ref().and_then(|record| record.delegate.clone());
             del::tear_down(attachment, record.as_ref(), &mut kernel, grace, || {
-                del::delegate_del(delegate.as_deref(), call.conf, call.env, grace)
+                // A delegate that fails here often failed in ADD: our own part goes all the same.
+                delegate_failed = del::delegate_del(delegate.as_deref(), call.conf, call.env, grace).err();
+                Ok(())
             })
         });
-        match undone {
-            Ok(()) => error,
-            Err(second) => {
+        match undone.err().or(delegate_failed) {
+            None => error,
+            Some(second) => {
                 let details = format!("{}; and cleaning up failed: {second}", error.details);
-                error.with_details(details)
+                error.with_details(details.trim_start_matches("; and ").to_owned())
             }
         }
     }
@@ -497,7 +541,11 @@ impl Done {
             name: call.attachment.ifname.as_str().to_owned(),
             mac: self.pod_mac.to_string(),
             mtu: Some(self.host.mtu),
-            sandbox: call.attachment.netns.as_deref().map_or_else(String::new, |path| path.display().to_string()),
+            sandbox: call
+                .attachment
+                .netns
+                .as_deref()
+                .map_or_else(String::new, |path| path.display().to_string()),
             ..Interface::default()
         });
         result.interfaces.extend(self.gateway_link.iter().map(interface));

@@ -69,6 +69,15 @@ impl Plan {
         self.addresses.iter().any(|pod| pod.address.addr().is_ipv4() == ipv4)
     }
 
+    /// IPv6 gateways that pods reach without an address that says so, link-local ones aside.
+    pub fn gateways_off_link(&self) -> impl Iterator<Item = IpAddr> {
+        let needed = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if !v6.is_unicast_link_local());
+        let routed = self.addresses.iter().filter(|pod| pod.address.prefix_len() == 128);
+        let mut gateways: Vec<IpAddr> = routed.filter_map(|pod| pod.gateway).filter(needed).collect();
+        gateways.dedup();
+        gateways.into_iter()
+    }
+
     /// The addresses alone.
     pub fn ips(&self) -> Vec<IpAddr> {
         self.addresses.iter().map(|pod| pod.address.addr()).collect()

@@ -34,8 +34,9 @@ pub fn ensure(socket: &mut Socket, conf: &BridgeConf, mtu: Option<u32>) -> Resul
     };
     if found.kind.as_deref() != Some("bridge") {
         let kind = found.kind.as_deref().unwrap_or("physical device");
-        return Err(Error::config(format!("{name} already exists but is not a bridge"))
-            .with_details(format!("it is a {kind}; give the network another \"bridge\" name, or remove the device")));
+        return Err(Error::config(format!("{name} already exists but is not a bridge")).with_details(
+            format!("it is a {kind}; give the network another \"bridge\" name, or remove the device"),
+        ));
     }
     apply_options(socket, conf, &found)?;
     Ok(found)
@@ -210,7 +211,8 @@ pub fn ensure_vlan_gateway(
         }
     }
     let found = link::by_name(socket, &name).map_err(failed)?;
-    found.ok_or_else(|| Error::new(code::TRY_AGAIN, format!("{name} was removed just after it had been made")))
+    found
+        .ok_or_else(|| Error::new(code::TRY_AGAIN, format!("{name} was removed just after it had been made")))
 }
 
 /// Cluster pods are routed to each other over the bridge they share: without this the node would tell them to

@@ -25,8 +25,7 @@ use crate::{del, masquerade};
 /// # Errors
 /// Code 103 whose details list every difference; 7 without prevResult; 8 if the namespace is gone.
 pub fn check(call: &Call<'_>, conf: &Conf, deadline: Deadline) -> Result<(), Error> {
-    let previous =
-        call.conf.prev_result()?.ok_or_else(|| Error::config("Required prevResult missing"))?;
+    let previous = call.conf.prev_result()?.ok_or_else(|| Error::config("Required prevResult missing"))?;
     let mut pod = Pod::open(call.attachment)?;
     let mut kernel = HostKernel::default();
     let mut findings = Vec::new();
@@ -34,7 +33,11 @@ pub fn check(call: &Call<'_>, conf: &Conf, deadline: Deadline) -> Result<(), Err
     let record = check_record(call, conf, &previous, &mut kernel, deadline, &mut findings)?;
     check_host(call, conf, record.as_ref(), &previous, &mut kernel, &mut findings)?;
     check_rules(conf, record.as_ref(), &previous, &mut findings)?;
-    delegate_check(call, deadline)?;
+    match delegate_check(call, deadline) {
+        Err(error) if findings.is_empty() => return Err(error),
+        Err(error) => findings.push(error.to_string()),
+        Ok(()) => {}
+    }
     if findings.is_empty() {
         return Ok(());
     }
@@ -56,8 +59,12 @@ fn check_pod(
         findings.push(format!("the pod has no interface {name}"));
         return Ok(());
     };
-    let sandbox = call.attachment.netns.as_deref().map_or_else(String::new, |path| path.display().to_string());
-    let mine = previous.interfaces.iter().position(|interface| interface.name == name && !interface.sandbox.is_empty());
+    let sandbox =
+        call.attachment.netns.as_deref().map_or_else(String::new, |path| path.display().to_string());
+    let mine = previous
+        .interfaces
+        .iter()
+        .position(|interface| interface.name == name && !interface.sandbox.is_empty());
     let Some(mine) = mine else {
         findings.push(format!("prevResult names no interface {name} in a sandbox: is it another pod's?"));
         return Ok(());
@@ -186,7 +193,13 @@ fn check_host(
         findings.push(format!("{name} is down"));
     }
     match &conf.mode {
-        Mode::Bridge(bridge) => check_bridge(socket, bridge, &host, previous, findings),
+        Mode::Bridge(bridge) => check_bridge(
+            socket,
+            bridge,
+            &host,
+            &gateways(call.attachment.ifname.as_str(), previous),
+            findings,
+        ),
         Mode::Veth => check_host_routes(socket, &host, record, findings),
     }
 }
@@ -195,7 +208,7 @@ fn check_bridge(
     socket: &mut Socket,
     conf: &BridgeConf,
     host: &Link,
-    previous: &AddResult,
+    gateways: &[IpAddr],
     findings: &mut Vec<String>,
 ) -> Result<(), Error> {
     let failed = |error: weft_netlink::Error| refused(format!("look up bridge {}", conf.name), &error);
@@ -214,11 +227,18 @@ fn check_bridge(
     }
     if conf.is_gateway && conf.vlan.access.is_none() {
         let present = addr::of_link(socket, bridge.index).map_err(failed)?;
-        let lost = |gateway: &IpAddr| !present.iter().any(|address| address.addr == *gateway);
-        let gateways = previous.ips.iter().filter_map(|ip| ip.gateway);
-        findings.extend(gateways.filter(lost).map(|ip| format!("bridge {} lacks the gateway {ip}", conf.name)));
+        let lost = |gateway: &&IpAddr| !present.iter().any(|address| address.addr == **gateway);
+        let lost = gateways.iter().filter(lost);
+        findings.extend(lost.map(|ip| format!("bridge {} lacks the gateway {ip}", conf.name)));
     }
     Ok(())
+}
+
+/// Gateways of the addresses on our interface; other interfaces in prevResult are not ours to check.
+fn gateways(ifname: &str, previous: &AddResult) -> Vec<IpAddr> {
+    let mine = previous.interfaces.iter().position(|i| i.name == ifname && !i.sandbox.is_empty());
+    let ours = previous.ips.iter().filter(|ip| ip.interface.is_none() || ip.interface == mine);
+    ours.filter_map(|ip| ip.gateway).collect()
 }
 
 fn check_host_routes(
@@ -229,8 +249,12 @@ fn check_host_routes(
 ) -> Result<(), Error> {
     let Some(record) = record else { return Ok(()) };
     for v4 in [true, false] {
-        let wanted: Vec<IpAddr> =
-            record.addresses.iter().map(|taken| taken.address.addr()).filter(|ip| ip.is_ipv4() == v4).collect();
+        let wanted: Vec<IpAddr> = record
+            .addresses
+            .iter()
+            .map(|taken| taken.address.addr())
+            .filter(|ip| ip.is_ipv4() == v4)
+            .collect();
         if wanted.is_empty() {
             continue;
         }
@@ -255,7 +279,8 @@ fn check_rules(
         let ours = |ip: &&weft_cni::result::IpConfig| {
             record.addresses.iter().any(|taken| taken.address.addr() == ip.address.addr())
         };
-        let granted = Granted { ips: previous.ips.iter().filter(ours).cloned().collect(), ..Granted::default() };
+        let granted =
+            Granted { ips: previous.ips.iter().filter(ours).cloned().collect(), ..Granted::default() };
         // Without the pools the whole subnet is asked for; a range inside it is enough for this pod's address.
         let wanted = masquerade::wanted_single(&plan(conf, &granted)?);
         let missing = masquerade::missing(&wanted)?;

@@ -16,6 +16,8 @@ use crate::vlan::{self, VlanConf};
 
 /// The bridge of design §3, where `bridge` would take `cni0`.
 const DEFAULT_BRIDGE: &str = "cbr0";
+/// RFC 8200, section 5. The kernel gives a link with less no IPv6 settings.
+const IPV6_MIN_MTU: u32 = 1280;
 /// The kernel's bounds for an Ethernet device (`ETH_MIN_MTU`, `ETH_MAX_MTU`).
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65535;
 
@@ -104,7 +106,7 @@ impl Conf {
             enable_dad: object.bool("enabledad")?.unwrap_or(false),
             default_gateway: object.bool("isDefaultGateway")?,
             disable_interface: object.bool("disableContainerInterface")?.unwrap_or(false),
-            dns: conf.dns()?,
+            dns: conf.runtime_dns()?.map_or_else(|| conf.dns(), |dns| Ok(Some(dns)))?,
             log: LogConf::parse(object)?,
             exhausted_is_ok: exhausted_is_ok(object)?,
             mode,
@@ -113,6 +115,11 @@ impl Conf {
             return Err(Error::config("cannot use IPAM when DisableContainerInterface flag is set"));
         }
         Ok(parsed)
+    }
+
+    /// Whether the pod's link can have IPv6 at all: the kernel has it, and the MTU is not below IPv6's minimum.
+    pub fn link_has_ipv6(&self) -> bool {
+        self.mtu.is_none_or(|mtu| mtu >= IPV6_MIN_MTU) && crate::sysctl::has_ipv6()
     }
 
     /// Where the pod's default route comes from in bridge mode: only if asked for. In veth mode: `None`, the
@@ -133,7 +140,8 @@ fn mode(object: &Object) -> Result<Mode, Error> {
             Ok(Mode::Veth)
         }
         Some(other) => {
-            Err(Error::unsupported("mode", other).with_details("\"bridge\" and \"veth\" are the modes there are"))
+            Err(Error::unsupported("mode", other)
+                .with_details("\"bridge\" and \"veth\" are the modes there are"))
         }
     }
 }
@@ -143,7 +151,9 @@ fn bridge(object: &Object) -> Result<BridgeConf, Error> {
     let name = object.string("bridge")?.filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| DEFAULT_BRIDGE.to_owned());
     if weft_cni::names::IfName::parse(&name).is_err() {
-        return Err(Error::config(format!("bridge {name:?} is no interface name: at most 15 bytes, no / : or space")));
+        return Err(Error::config(format!(
+            "bridge {name:?} is no interface name: at most 15 bytes, no / : or space"
+        )));
     }
     let conf = BridgeConf {
         name,
@@ -163,7 +173,9 @@ fn bridge(object: &Object) -> Result<BridgeConf, Error> {
 
 /// A bridge option in veth mode would be silently without effect.
 fn refuse_bridge_options(object: &Object) -> Result<(), Error> {
-    for key in ["hairpinMode", "promiscMode", "macspoofchk", "portIsolation", "forceAddress", "preserveDefaultVlan"] {
+    for key in
+        ["hairpinMode", "promiscMode", "macspoofchk", "portIsolation", "forceAddress", "preserveDefaultVlan"]
+    {
         if object.bool(key)? == Some(true) {
             return Err(Error::unsupported(key, true).with_details("there is no bridge in mode \"veth\""));
         }
@@ -187,8 +199,9 @@ fn refuse_what_we_cannot(conf: &NetConf) -> Result<(), Error> {
     let runtime = conf.runtime_config()?;
     for (key, instead) in [("portMappings", "portmap"), ("bandwidth", "bandwidth")] {
         if let Some(value) = runtime.get(key).filter(|value| !is_empty(value)) {
-            return Err(Error::unsupported(&format!("runtimeConfig.{key}"), value)
-                .with_details(format!("chain the plugin {instead} behind weft and give the capability to it")));
+            return Err(Error::unsupported(&format!("runtimeConfig.{key}"), value).with_details(format!(
+                "chain the plugin {instead} behind weft and give the capability to it"
+            )));
         }
     }
     Ok(())

@@ -10,10 +10,10 @@ use weft_ipam::alias::Alias;
 use weft_ipam::clock::Deadline;
 use weft_ipam::foreign::Foreign;
 use weft_ipam::{
-    Attachment, Bridge, Host, HostKernel, Key, Owner, Record, State, remove_neighbours, remove_rules,
+    Attachment, Bridge, HostKernel, Key, Owner, Record, State, remove_neighbours, remove_routes,
 };
 
-use crate::{link, veth};
+use crate::link;
 
 /// Ends an attachment.
 ///
@@ -74,7 +74,9 @@ fn end_recorded(
     let key = names.key();
     let attachment = match state.find(&key, deadline)? {
         Some(attachment) => attachment,
-        None if link::host_end_by_name(kernel.socket()?, &key.id())?.is_none() && state.peek(&key)?.is_none() => {
+        None if link::host_end_by_name(kernel.socket()?, &key.id())?.is_none()
+            && state.peek(&key)?.is_none() =>
+        {
             return Ok(false);
         }
         // A link or a record without owner: take the lock, so that an ADD of this moment is waited for.
@@ -111,11 +113,8 @@ pub fn tear_down(
     deadline: Deadline,
     delegate_del: impl FnOnce() -> Result<(), Error>,
 ) -> Result<(), Error> {
-    if let Some(record) = record {
-        remove_rules(record)?;
-    }
-    match record.and_then(|record| record.host.as_ref()) {
-        Some(host) => end_host(host, record, kernel, deadline)?,
+    match record {
+        Some(record) => end_host(&attachment, record, kernel, deadline)?,
         None => end_in_kernel(attachment.key(), kernel, deadline)?,
     }
     delegate_del()?;
@@ -124,35 +123,32 @@ pub fn tear_down(
 }
 
 fn end_host(
-    host: &Host,
-    record: Option<&Record>,
+    attachment: &Attachment<'_>,
+    record: &Record,
     kernel: &mut HostKernel,
     deadline: Deadline,
 ) -> Result<(), Error> {
-    if let Some(found) = kernel.host_end(host)? {
-        link::delete(kernel.socket()?, found.index, deadline)?;
+    let held = attachment.held(record)?;
+    kernel.remove_rules(record)?;
+    if let Some(host) = &record.host
+        && let Some(found) = kernel.host_end(host)?
+    {
+        link::delete(kernel, found.index, deadline)?;
     }
-    let Some(record) = record else { return Ok(()) };
-    let addresses = || record.addresses.iter().map(|taken| taken.address.addr());
-    if let Some(Bridge { index, .. }) = &record.bridge {
-        remove_neighbours(kernel.socket()?, *index, addresses())?;
-        if record.routed {
-            veth::unroute_over_bridge(kernel.socket()?, *index, addresses())?;
-        }
-    }
-    Ok(())
+    let Some(Bridge { index, .. }) = &record.bridge else { return Ok(()) };
+    remove_neighbours(kernel.socket()?, *index, &held)?;
+    if record.routed { remove_routes(kernel.socket()?, *index, &held) } else { Ok(()) }
 }
 
 /// Ends what the kernel knows of an attachment by the name and the alias of its host end.
 fn end_in_kernel(key: &Key, kernel: &mut HostKernel, deadline: Deadline) -> Result<(), Error> {
-    let socket = kernel.socket()?;
-    let Some(host) = link::host_end_by_name(socket, &key.id())? else { return Ok(()) };
-    link::delete(socket, host.index, deadline)?;
+    let Some(host) = link::host_end_by_name(kernel.socket()?, &key.id())? else { return Ok(()) };
+    link::delete(kernel, host.index, deadline)?;
     let alias = host.alias.as_deref().and_then(Alias::parse).filter(|alias| alias.key == *key);
     if let (Some(alias), Some(bridge)) = (alias, host.master) {
-        remove_neighbours(socket, bridge, alias.addresses.iter().copied())?;
+        remove_neighbours(kernel.socket()?, bridge, &alias.addresses)?;
         if alias.cluster {
-            veth::unroute_over_bridge(socket, bridge, alias.addresses.into_iter())?;
+            remove_routes(kernel.socket()?, bridge, &alias.addresses)?;
         }
     }
     Ok(())

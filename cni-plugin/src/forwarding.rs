@@ -40,7 +40,8 @@ pub fn enable_ipv6(socket: &mut Socket) -> Result<(), Error> {
 }
 
 fn links_with_advertised_routes(socket: &mut Socket) -> Result<Vec<String>, Error> {
-    let failed = |error: weft_netlink::Error| refused("look for routes learnt from router advertisements", &error);
+    let failed =
+        |error: weft_netlink::Error| refused("look for routes learnt from router advertisements", &error);
     let routes = route::all(socket, false).map_err(failed)?;
     let learnt = routes.iter().filter(|route| route::from_router_advertisement(route));
     let indexes: BTreeSet<u32> = learnt.map(|route| route.link).collect();

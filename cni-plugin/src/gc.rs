@@ -5,8 +5,8 @@ use weft_cni::conf::{NetConf, ValidAttachment};
 use weft_cni::delegate::Delegate;
 use weft_cni::error::{Error, code};
 use weft_cni::request::{Command, Environment};
-use weft_ipam::foreign::Foreign;
 use weft_ipam::clock::{Deadline, boot_nanos};
+use weft_ipam::foreign::Foreign;
 use weft_ipam::{Hash, HostKernel, Kernel, Key, Owner, Record, State};
 
 use crate::del;
@@ -28,7 +28,9 @@ pub fn gc(
     if let Some(state) = State::open_existing(&mut kernel, deadline)? {
         let network = Hash::of(conf.name.as_str());
         for owner in state.owners()? {
-            let Some(key) = owner.key().filter(|key| key.network == network && !is_kept(key, keep)) else { continue };
+            let Some(key) = owner.key().filter(|key| key.network == network && !is_kept(key, keep)) else {
+                continue;
+            };
             let mut sweep = Sweep { state: &state, kernel: &mut kernel, conf, env, deadline, started };
             match sweep.end(&owner, &key) {
                 Ok(true) => notes.push(format!("removed {}", owner.describe())),
@@ -47,7 +49,8 @@ pub fn gc(
         count => {
             let sentences: Vec<String> = failures.iter().map(Error::to_string).collect();
             let code = failures.first().map_or(code::INTERNAL, |error| error.code);
-            Err(Error::new(code, format!("{count} attachments could not be collected")).with_details(sentences.join("; ")))
+            Err(Error::new(code, format!("{count} attachments could not be collected"))
+                .with_details(sentences.join("; ")))
         }
     }
 }
@@ -73,7 +76,8 @@ impl Sweep<'_> {
         if let Some(record) = record.as_ref().filter(|record| made_by_another_runtime(record))
             && self.kernel.is_alive(record)?
         {
-            let msg = format!("{} lives and was made by another runtime ({})", owner.describe(), record.runtime);
+            let msg =
+                format!("{} lives and was made by another runtime ({})", owner.describe(), record.runtime);
             return Err(Error::new(code::IPAM, msg).with_details(
                 "two runtimes share this network: set \"disableGC\": true, or give each its own network name",
             ));

@@ -3,11 +3,11 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_cni::error::{Error, code};
 use weft_ipam::clock::Deadline;
-use weft_ipam::{AttachmentId, Hash, refused};
+use weft_ipam::{AttachmentId, Hash, HostKernel, refused};
 use weft_netlink::link::{self, Link, Mac, NewVeth, PortFlags};
 use weft_netlink::{Request, Socket};
 
@@ -15,11 +15,14 @@ use crate::sys;
 
 /// The longest wait for the kernel's word that the link is gone, before deleting it the slow way.
 const GONE_LIMIT: Duration = Duration::from_secs(2);
+/// After this long without a word it is asked: the link may have gone with its namespace just before.
+const ASK_AFTER: Duration = Duration::from_millis(50);
 
 /// A MAC made from a hash. The first byte says: locally administered, unicast.
 pub fn mac_from(hash: &Hash, first: u8) -> Mac {
     let digits = hash.as_str();
-    let octet = |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+    let octet =
+        |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
     Mac([first, octet(0), octet(2), octet(4), octet(6), octet(8)])
 }
 
@@ -91,8 +94,10 @@ impl Refusal {
                 format!("make the pod's link {host_name} with {pod_name} in the pod: {error}"),
             )
             .with_details("a link of this name exists, on the node or in the pod's namespace"),
-            Self::BridgeFull => Error::new(code::TRY_AGAIN, "the bridge has all the 1,023 ports that a bridge can have")
-                .with_details("stop pods, use \"mode\": \"veth\" (no such limit), or another bridge"),
+            Self::BridgeFull => {
+                Error::new(code::TRY_AGAIN, "the bridge has all the 1,023 ports that a bridge can have")
+                    .with_details("stop pods, use \"mode\": \"veth\" (no such limit), or another bridge")
+            }
             Self::Before(error) | Self::Other(error) => {
                 refused(format!("make the pod's link {host_name} with {pod_name} in the pod"), &error)
             }
@@ -105,24 +110,35 @@ impl Refusal {
 ///
 /// # Errors
 /// Code 102 if the kernel refuses.
-pub fn delete(socket: &mut Socket, index: u32, deadline: Deadline) -> Result<(), Error> {
-    if let Ok(true) = delete_by_child(index, deadline) {
+pub fn delete(kernel: &mut HostKernel, index: u32, deadline: Deadline) -> Result<(), Error> {
+    if let Ok(true) = delete_by_child(kernel, index, deadline) {
         return Ok(());
     }
+    let socket = kernel.socket()?;
     // No child could be made, or nothing was heard of it: wait ourselves.
     match socket.execute(&[link::delete(index)]) {
-        Err(error) if !error.is(libc::ENODEV) => Err(refused(format!("delete the link with index {index}"), &error)),
+        Err(error) if !error.is(libc::ENODEV) => {
+            Err(refused(format!("delete the link with index {index}"), &error))
+        }
         _ => Ok(()),
     }
 }
 
-fn delete_by_child(index: u32, deadline: Deadline) -> io::Result<bool> {
+fn delete_by_child(kernel: &mut HostKernel, index: u32, deadline: Deadline) -> io::Result<bool> {
     // Subscribed before the request is made, so that the answer cannot be missed.
     let mut events = weft_netlink::Events::link_gone(index)?;
     let sender = Socket::route().map_err(io::Error::other)?;
-    sys::send_from_detached_child(sender.as_fd(), &link::delete(index).to_packet())?;
+    let keep = kernel.rules_socket().map(AsFd::as_fd);
+    sys::send_from_detached_child(sender.as_fd(), keep, &link::delete(index).to_packet())?;
+    let socket = kernel.socket().map_err(io::Error::other)?;
     drop(sender);
-    events.wait(deadline.remaining().min(GONE_LIMIT))
+    let until = Instant::now() + deadline.remaining().min(GONE_LIMIT);
+    while Instant::now() < until {
+        if events.wait(ASK_AFTER)? || link::by_index(socket, index).map_err(io::Error::other)?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The host end of an attachment found by its name, if the kernel has it and it is a veth.

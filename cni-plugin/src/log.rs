@@ -97,7 +97,9 @@ impl LogConf {
             None | Some("" | "text") => Format::Text,
             Some("json") => Format::Json,
             Some(other) => {
-                return Err(Error::unsupported("logFormat", other).with_details("\"text\" (the default) or \"json\""));
+                return Err(
+                    Error::unsupported("logFormat", other).with_details("\"text\" (the default) or \"json\"")
+                );
             }
         };
         Ok(conf)
@@ -206,8 +208,13 @@ mod tests {
     fn a_line_break_in_an_error_does_not_break_the_log() {
         let error = Error::new(7, "a\nb").with_details("c\td");
         let line = Line {
-            command: "ADD", network: "n", container: "c", ifname: "eth0",
-            took: Duration::from_micros(5), note: "", error: Some(&error),
+            command: "ADD",
+            network: "n",
+            container: "c",
+            ifname: "eth0",
+            took: Duration::from_micros(5),
+            note: "",
+            error: Some(&error),
         };
         assert_eq!(text_line(&line).lines().count(), 1);
         assert_eq!(json_line(&line).lines().count(), 1);

@@ -23,9 +23,7 @@ mod veth;
 mod vlan;
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
 
 use plugin::Weft;
 
@@ -47,8 +45,10 @@ fn run(arguments: &[OsString], closed: sys::ClosedAtStart) -> u8 {
     }
     let environment = |name: &str| std::env::var_os(name);
     let mut stdin: Box<dyn Read> = if closed.stdin { Box::new(io::empty()) } else { Box::new(io::stdin()) };
-    let mut stdout: Box<dyn Write> =
-        if closed.stdout { Box::new(ClosedOutput) } else { Box::new(Unbuffered(io::stdout())) };
+    let mut stdout: Box<dyn Write> = match weft_cni::run::unbuffered_stdout() {
+        Ok(stdout) if !closed.stdout => Box::new(stdout),
+        _ => Box::new(ClosedOutput),
+    };
     weft_cni::run::run(&mut Weft::default(), &environment, &mut stdin, &mut stdout, &mut io::stderr())
 }
 
@@ -73,20 +73,6 @@ struct ClosedOutput;
 impl Write for ClosedOutput {
     fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
         Err(io::Error::from_raw_os_error(libc::EBADF))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Standard output past Rust's line buffer: the answer goes out in one write, and its failure is seen.
-struct Unbuffered(io::Stdout);
-
-impl Write for Unbuffered {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut file = File::from(self.0.as_fd().try_clone_to_owned()?);
-        file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -9,7 +9,7 @@ use weft_ipam::{Pool, State, refused};
 use weft_netlink::rules::{self, Interval, Masquerade};
 use weft_netlink::{Protocol, Socket};
 
-use crate::addressing::Plan;
+use crate::addressing::{Plan, PodAddress};
 
 /// Somebody may flush the ruleset. The next ADD repairs it, but looks no more often than this many seconds.
 const LOOK_AGAIN: u64 = 5;
@@ -34,8 +34,8 @@ pub fn wanted(plan: &Plan, pools: &[Pool]) -> Wanted {
             Some(segment) => (segment.first, segment.last),
             None => (pod.network.first(), pod.network.last()),
         };
-        let plain = Interval::new(pod.network.first(), pod.network.last());
-        let (Some(sources), Some(plain)) = (Interval::new(first, last), plain) else { continue };
+        let Some(sources) = Interval::new(first, last) else { continue };
+        let plain = plain(pod);
         if first == last && range.is_none() {
             wanted.single.push(ip);
         }
@@ -80,21 +80,22 @@ pub fn missing(wanted: &Wanted) -> Result<Vec<String>, Error> {
 }
 
 fn name(rule: &Masquerade) -> String {
-    format!(
-        "masquerade-{}-{}-not-to-{}-{}",
-        rule.sources.first(),
-        rule.sources.last(),
-        rule.plain.first(),
-        rule.plain.last()
-    )
+    let plain =
+        rule.plain.map_or_else(String::new, |plain| format!("-not-to-{}-{}", plain.first(), plain.last()));
+    format!("masquerade-{}-{}{plain}", rule.sources.first(), rule.sources.last())
+}
+
+/// The pod's own network, unless the pod is all of it: nothing leaves for itself.
+fn plain(pod: &PodAddress) -> Option<Interval> {
+    let (first, last) = (pod.network.first(), pod.network.last());
+    Interval::new(first, last).filter(|_| first != last)
 }
 
 /// What CHECK asks for: the pod's own addresses, whichever interval covers them.
 pub fn wanted_single(plan: &Plan) -> Wanted {
-    let rule = |pod: &crate::addressing::PodAddress| {
+    let rule = |pod: &PodAddress| {
         let ip = pod.address.addr();
-        let plain = Interval::new(pod.network.first(), pod.network.last())?;
-        Some(Masquerade { sources: Interval::new(ip, ip)?, plain })
+        Some(Masquerade { sources: Interval::new(ip, ip)?, plain: plain(pod) })
     };
     Wanted { rules: plan.addresses.iter().filter_map(rule).collect(), single: Vec::new() }
 }

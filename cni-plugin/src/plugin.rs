@@ -106,7 +106,8 @@ fn from_now(limit: Duration) -> Deadline {
 /// The program that called us. GC by one runtime must not end what another one on this node made.
 pub fn calling_runtime() -> String {
     let path = format!("/proc/{}/exe", nix::unistd::getppid());
-    let exe = std::fs::read_link(path).map_or_else(|_| String::new(), |exe| exe.to_string_lossy().into_owned());
+    let exe =
+        std::fs::read_link(path).map_or_else(|_| String::new(), |exe| exe.to_string_lossy().into_owned());
     // An upgraded runtime is still the same runtime.
     exe.strip_suffix(" (deleted)").unwrap_or(&exe).to_owned()
 }

@@ -46,6 +46,8 @@ pub struct PodEnd<'a> {
     pub down: bool,
     /// Wait for duplicate address detection.
     pub enable_dad: bool,
+    /// The link can have IPv6.
+    pub ipv6: bool,
 }
 
 impl Pod {
@@ -57,7 +59,9 @@ impl Pod {
         let path = attachment.netns.as_deref().unwrap_or(Path::new(""));
         let invalid = |msg: String| Error::new(code::INVALID_NETNS, msg);
         let netns = Netns::open(path).map_err(|error| match error {
-            OpenError::Open(source) => invalid(format!("open the network namespace {}: {source}", path.display())),
+            OpenError::Open(source) => {
+                invalid(format!("open the network namespace {}: {source}", path.display()))
+            }
             OpenError::NotNamespace => invalid(format!("{} is no network namespace", path.display()))
                 .with_details("it may be a plain file left behind when the namespace's mount was lost"),
         })?;
@@ -113,7 +117,7 @@ impl Pod {
     ) -> Result<(u32, Vec<PodRoute>), Error> {
         let (index, announcer) = self.prepare(end, plan)?;
         let mut steps = Steps::default();
-        steps.device(index, plan.has(false));
+        steps.device(index, plan.has(false) || !end.ipv6);
         for pod in plan.addresses.iter().filter(|pod| pod.address.addr().is_ipv4()) {
             steps.address(index, pod.address, false);
         }
@@ -123,11 +127,17 @@ impl Pod {
         for pod in plan.addresses.iter().filter(|pod| pod.address.addr().is_ipv6()) {
             steps.address(index, pod.address, !end.enable_dad);
         }
+        for gateway in plan.gateways_off_link() {
+            steps.gateway(index, gateway);
+        }
         for route in &plan.routes {
             steps.route(index, route);
         }
         if let Some(mac) = end.gateway_mac {
-            plan.addresses.iter().filter_map(|pod| pod.gateway).for_each(|ip| steps.neighbour(index, ip, mac));
+            plan.addresses
+                .iter()
+                .filter_map(|pod| pod.gateway)
+                .for_each(|ip| steps.neighbour(index, ip, mac));
         }
         let skipped = steps.run(&mut self.socket)?;
         if end.enable_dad && plan.has(false) {
@@ -147,7 +157,9 @@ impl Pod {
             let announcer = plan.has(false).then(announce::open).transpose();
             Ok((index, announcer.map_err(|error| Error::io("open an ICMPv6 socket in the pod", &error))?))
         };
-        self.netns.run_from(&self.home, visit).map_err(|error| Error::io("enter the pod's namespace", &error))?
+        self.netns
+            .run_from(&self.home, visit)
+            .map_err(|error| Error::io("enter the pod's namespace", &error))?
     }
 
     /// Tells neighbours about the pod's addresses, once the host end passes frames. Nobody depends on it but those
@@ -175,7 +187,10 @@ impl Pod {
             }
             deadline.check("duplicate address detection had ended")?;
             if started.elapsed() > DAD_LIMIT {
-                return Err(Error::new(code::TRY_AGAIN, "duplicate address detection has not ended within 5 s"));
+                return Err(Error::new(
+                    code::TRY_AGAIN,
+                    "duplicate address detection has not ended within 5 s",
+                ));
             }
             std::thread::sleep(DAD_PAUSE);
         }
@@ -183,7 +198,7 @@ impl Pod {
 }
 
 fn set_ipv6(end: &PodEnd<'_>, plan: &Plan) -> Result<(), Error> {
-    if !sysctl::has_ipv6() {
+    if !end.ipv6 {
         return Ok(());
     }
     let set = |name: &str, value: &str| sysctl::write(&sysctl::device("ipv6", end.name, name), value);
@@ -220,8 +235,7 @@ impl<'a> Steps<'a> {
 
     /// Announce the IPv4 addresses by gratuitous ARP when the link comes up; no IPv6 link-local address in a pod
     /// without IPv6: each one is flooded to all ports of the bridge.
-    fn device(&mut self, index: u32, ipv6: bool) {
-        let link_local = ipv6 || !sysctl::has_ipv6();
+    fn device(&mut self, index: u32, link_local: bool) {
         let request = link::set_device(index, &[(Ipv4Setting::ArpNotify, 1)], link_local);
         self.add(request, || "set up the pod's interface".to_owned());
     }
@@ -235,6 +249,14 @@ impl<'a> Steps<'a> {
             no_prefix_route: false,
         };
         self.add(addr::add(&new), move || format!("give the pod the address {address}"));
+    }
+
+    /// IPv6 looks an `onlink` gateway up before it believes it, and would find the way through the pod's other
+    /// interface on the same network.
+    fn gateway(&mut self, index: u32, gateway: IpAddr) {
+        let mut route = Route::on_link(gateway, 128, index);
+        route.protocol = STATIC;
+        self.add(route::append(&route), move || format!("give the pod the way to its gateway {gateway}"));
     }
 
     fn route(&mut self, index: u32, wanted: &'a PodRoute) {

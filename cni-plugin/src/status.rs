@@ -7,9 +7,9 @@ use weft_cni::delegate::Delegate;
 use weft_cni::error::{Error, code};
 use weft_cni::hostlocal::IpamConf;
 use weft_cni::request::{Command, Environment};
-use weft_ipam::foreign::Foreign;
 use weft_ipam::clock::Deadline;
-use weft_ipam::{Blocks, HostKernel, Ranges, Source, State, usage};
+use weft_ipam::foreign::Foreign;
+use weft_ipam::{Blocks, HostKernel, Ranges, Source, State, collect, usage};
 
 use crate::conf::{Conf, Ipam};
 
@@ -40,11 +40,16 @@ fn built_in(net: &NetConf, conf: &Conf, ipam: &IpamConf, deadline: Deadline) -> 
     };
     let foreign = Foreign::of(net);
     for pool in source.pools(&state)? {
-        let usage = usage(&state, &pool, &foreign)?;
-        if usage.used >= usage.total && !conf.exhausted_is_ok {
+        let mut now = usage(&state, &pool, &foreign)?;
+        if now.used >= now.total {
+            // An ADD would collect before it gives up.
+            collect(&state, &mut kernel, None, usize::MAX)?;
+            now = usage(&state, &pool, &foreign)?;
+        }
+        if now.used >= now.total && !conf.exhausted_is_ok {
             let msg = format!("no IP addresses available in range set: {}", pool.describe());
             return Err(Error::new(code::NOT_AVAILABLE, msg)
-                .with_details(format!("{} of {} addresses are in use", usage.used, usage.total)));
+                .with_details(format!("{} of {} addresses are in use", now.used, now.total)));
         }
     }
     Ok(())

@@ -53,29 +53,34 @@ pub unsafe fn arguments(argc: i32, argv: *const *const libc::c_char) -> Vec<OsSt
 
 /// Starts a detached child that sends `request` on `socket` and waits for the kernel's answer there.
 ///
-/// The child has nothing of this process but that socket: no lock, no standard descriptor that somebody waits on,
-/// no session. It makes no allocation after the fork.
+/// The child has nothing of this process but that socket and `keep`, a netfilter socket whose last close would
+/// stall: no lock, no standard descriptor that somebody waits on, no session. It makes no allocation after the fork.
 ///
 /// # Errors
 /// When the process cannot be made (EAGAIN at a limit).
-pub fn send_from_detached_child(socket: BorrowedFd<'_>, request: &[u8]) -> io::Result<()> {
+pub fn send_from_detached_child(
+    socket: BorrowedFd<'_>,
+    keep: Option<BorrowedFd<'_>>,
+    request: &[u8],
+) -> io::Result<()> {
     let fd = socket.as_raw_fd();
+    let keep = keep.map_or(fd, |keep| keep.as_raw_fd());
     // SAFETY: this process has one thread; the child calls only async-signal-safe functions and ends by _exit.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: as above; the buffers live in this frame.
-        0 => unsafe { child(fd, request) },
+        0 => unsafe { child(fd, keep, request) },
         _ => Ok(()),
     }
 }
 
 /// # Safety
 /// Only right after fork, in the child.
-unsafe fn child(fd: RawFd, request: &[u8]) -> ! {
+unsafe fn child(fd: RawFd, keep: RawFd, request: &[u8]) -> ! {
     let mut answer = [0u8; 256];
     // SAFETY: system calls only; the pointers describe `request` and `answer`.
     unsafe {
-        close_all_but(fd);
+        close_all_but(fd.min(keep), fd.max(keep));
         libc::setsid();
         if libc::send(fd, request.as_ptr().cast(), request.len(), 0) >= 0 {
             libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0);
@@ -86,17 +91,19 @@ unsafe fn child(fd: RawFd, request: &[u8]) -> ! {
 
 /// # Safety
 /// Closes descriptors behind the back of their owners: only in a child that never returns.
-unsafe fn close_all_but(fd: RawFd) {
-    let keep = fd.cast_unsigned();
-    // SAFETY: close_range and close take numbers only.
-    unsafe {
-        let below = keep == 0 || libc::syscall(libc::SYS_close_range, 0, keep - 1, 0) == 0;
-        let above = libc::syscall(libc::SYS_close_range, keep + 1, u32::MAX, 0) == 0;
-        if !(below && above) {
-            // Kernels before 5.9 have no close_range.
-            (0..1024).filter(|other| *other != fd).for_each(|other| {
-                libc::close(other);
-            });
+unsafe fn close_all_but(low: RawFd, high: RawFd) {
+    let (first, second) = (low.cast_unsigned(), high.cast_unsigned());
+    let ranges = [(0, first.wrapping_sub(1)), (first + 1, second.wrapping_sub(1)), (second + 1, u32::MAX)];
+    // Descriptors 0 to 2 are ours to close as well, so `low` is at least 3: no range wraps around but an empty one.
+    for (from, to) in ranges.into_iter().filter(|(from, to)| from <= to) {
+        // SAFETY: close_range and close take numbers only.
+        unsafe {
+            if libc::syscall(libc::SYS_close_range, from, to, 0) != 0 {
+                // Kernels before 5.9 have no close_range.
+                (from..=to.min(1024)).for_each(|fd| {
+                    libc::close(fd.cast_signed());
+                });
+            }
         }
     }
 }

@@ -40,7 +40,8 @@ pub fn settle_on_bridge(socket: &mut Socket, bridge: u32, plan: &Plan, mac: Mac,
     let failed = |error: weft_netlink::Error| refused("claim the pod's address on the bridge", &error);
     for ip in plan.ips() {
         let entry = neigh::get(socket, bridge, ip).map_err(failed)?;
-        if entry.is_some_and(|entry| entry.seeded && entry.mac != Some(mac))
+        // The MAC says nothing: it follows from the address, so the holder's is the same.
+        if entry.is_some_and(|entry| entry.seeded)
             && let Some(holder) = live_holder(socket, ip, own_alias)?
         {
             return Ok(Err(Claimed { address: ip, holder }));
@@ -68,25 +69,9 @@ pub fn live_holder(socket: &mut Socket, ip: IpAddr, own_alias: &str) -> Result<O
 /// # Errors
 /// Code 102 if the kernel refuses.
 pub fn route_over_bridge(socket: &mut Socket, bridge: u32, plan: &Plan) -> Outcome {
-    let requests: Vec<Request> = plan.ips().into_iter().map(|ip| route::add(&host_route(ip, bridge, plan))).collect();
+    let requests: Vec<Request> =
+        plan.ips().into_iter().map(|ip| route::add(&host_route(ip, bridge, plan))).collect();
     add_host_routes(socket, &requests, plan)
-}
-
-/// Removes the routes of [`route_over_bridge`].
-///
-/// # Errors
-/// Code 102 if the kernel refuses.
-pub fn unroute_over_bridge(
-    socket: &mut Socket,
-    bridge: u32,
-    addresses: impl Iterator<Item = IpAddr>,
-) -> Result<(), Error> {
-    let remove = |ip: IpAddr| route::delete(&Route::on_link(ip, host_bits(ip), bridge));
-    let requests: Vec<Request> = addresses.map(remove).collect();
-    let absent = |_, errno| errno == libc::ESRCH || errno == libc::ENODEV;
-    socket
-        .execute_tolerating(&requests, absent)
-        .map_err(|error| refused("remove the node's routes to the pod", &error))
 }
 
 /// Veth mode: the host end carries the gateways, knows the pod's MAC, and has the node's route to the pod.
@@ -94,11 +79,10 @@ pub fn unroute_over_bridge(
 /// # Errors
 /// Code 102 if the kernel refuses.
 pub fn configure_host_end(socket: &mut Socket, host: &Link, plan: &Plan, pod_mac: Mac) -> Outcome {
-    if sysctl::has_ipv6() {
-        // A pod must not choose its node's routes.
-        sysctl::write(&sysctl::device("ipv6", &host.name, "accept_ra"), "0")?;
-    }
-    let gateways: Vec<Request> = plan.gateways.iter().map(|gateway| add_gateway(host.index, gateway)).collect();
+    // A pod must not choose its node's routes. (Nothing to set where the link has no IPv6.)
+    sysctl::write(&sysctl::device("ipv6", &host.name, "accept_ra"), "0")?;
+    let gateways: Vec<Request> =
+        plan.gateways.iter().map(|gateway| add_gateway(host.index, gateway)).collect();
     add_addresses(socket, &host.name, &gateways)?;
     let routes: Vec<Request> =
         plan.ips().into_iter().map(|ip| route::add(&host_route(ip, host.index, plan))).collect();

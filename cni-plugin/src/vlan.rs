@@ -35,7 +35,8 @@ impl VlanConf {
         if self.is_used() && !self.preserve_default {
             requests.push(remove_vlans(index, one(DEFAULT_VLAN, false)));
         }
-        let trunk = self.trunk.iter().map(|&(first, last)| Vlans { first, last, access: false, on_bridge: false });
+        let trunk =
+            self.trunk.iter().map(|&(first, last)| Vlans { first, last, access: false, on_bridge: false });
         requests.extend(trunk.map(|vlans| add_vlans(index, vlans)));
         requests.extend(self.access.map(|id| add_vlans(index, one(id, true))));
         requests
@@ -51,15 +52,13 @@ fn one(id: u16, access: bool) -> Vlans {
 /// # Errors
 /// Code 7 for ids that are out of range or do not belong together.
 pub fn parse(object: &Object) -> Result<VlanConf, Error> {
-    let access = match object.i64("vlan")? {
-        None | Some(0) => None,
-        Some(id) => Some(
-            u16::try_from(id)
-                .ok()
-                .filter(|id| *id <= 4094)
-                .ok_or_else(|| Error::config(format!("invalid VLAN ID {id} (must be between 0 and 4094)")))?,
-        ),
-    };
+    let access =
+        match object.i64("vlan")? {
+            None | Some(0) => None,
+            Some(id) => Some(u16::try_from(id).ok().filter(|id| *id <= 4094).ok_or_else(|| {
+                Error::config(format!("invalid VLAN ID {id} (must be between 0 and 4094)"))
+            })?),
+        };
     let trunk = object.objects("vlanTrunk")?.iter().map(run).collect::<Result<Vec<_>, _>>()?;
     let preserve_default = object.bool("preserveDefaultVlan")?.unwrap_or(false);
     Ok(VlanConf { access, trunk: trunk.into_iter().flatten().collect(), preserve_default })
@@ -70,7 +69,9 @@ fn run(object: &Object) -> Result<Vec<(u16, u16)>, Error> {
     let id = |key: &str| {
         let value = object.u64(key)?;
         match value {
-            Some(id) if !TRUNK_IDS.contains(&id) => Err(Error::config(format!("incorrect trunk {key} parameter"))),
+            Some(id) if !TRUNK_IDS.contains(&id) => {
+                Err(Error::config(format!("incorrect trunk {key} parameter")))
+            }
             _ => Ok(value.and_then(|id| u16::try_from(id).ok())),
         }
     };

@@ -110,6 +110,19 @@ impl NetConf {
         Ok(self.object.object("runtimeConfig")?.unwrap_or_default())
     }
 
+    /// `runtimeConfig.dns` (capability `dns`): what the runtime wants; `None` if it says nothing, as containerd does
+    /// by empty lists.
+    ///
+    /// # Errors
+    /// Code 6 for wrong types.
+    pub fn runtime_dns(&self) -> Result<Option<Dns>, Error> {
+        let Some(object) = self.runtime_config()?.object("dns")? else { return Ok(None) };
+        let list = |key| Ok::<_, Error>(object.strings(key)?.unwrap_or_default());
+        let (nameservers, search, options) = (list("servers")?, list("searches")?, list("options")?);
+        let dns = Dns { nameservers, search, options, domain: String::new() };
+        Ok((!dns.is_empty()).then_some(dns))
+    }
+
     /// `args.cni`, the conventional arguments; empty if absent.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 mod observe;
 mod print;
+mod ranges;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -92,7 +93,9 @@ pub fn run(output: Output) -> Result<Verdict, String> {
     };
     match io::stdout().write_all(text.as_bytes()) {
         // A reader that has seen enough.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(format!("write the output: {error}")),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(format!("write the output: {error}"));
+        }
         _ => {}
     }
     Ok(if observed.findings.is_empty() { Verdict::Fine } else { Verdict::FoundSomething })

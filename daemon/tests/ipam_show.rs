@@ -267,3 +267,29 @@ fn who_may_not_look_is_told_so_and_learns_nothing_wrong() {
     assert!(output.stdout.is_empty());
     assert!(String::from_utf8(output.stderr).unwrap().contains("only root may look"));
 }
+
+#[test]
+fn pods_that_come_and_go_meanwhile_are_never_odd() {
+    if !require() {
+        return;
+    }
+    let lab = lab!();
+    let node = lab.node("n1");
+    let churn = |name: &str| {
+        let weft = node.cni(weft_bin_dir(), "weft");
+        let pod = node.pod(name);
+        for _ in 0..50 {
+            weft.add(&pod, &conf()).result();
+            weft.del(&pod, &conf()).ok_empty();
+        }
+    };
+    std::thread::scope(|scope| {
+        let churns = ["a", "b", "c"].map(|name| scope.spawn(move || churn(name)));
+        let mut looks = 0;
+        while !churns.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            show(&node, FINE);
+            looks += 1;
+        }
+        assert!(looks > 20, "only {looks} looks");
+    });
+}

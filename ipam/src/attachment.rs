@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::PathBuf;
 
@@ -188,6 +189,21 @@ impl Attachment<'_> {
         files::is_at(&self.lock, &self.state.at(file)).map_err(|error| self.state.io("look into", &error))
     }
 
+    /// The addresses of a record that this attachment really holds, or that a delegate gave it. A candidate that
+    /// another attachment took first is not among them.
+    ///
+    /// # Errors
+    /// Code 5 on a disk fault.
+    pub fn held(&self, record: &Record) -> Result<Vec<IpAddr>, Error> {
+        let mut held = Vec::new();
+        for taken in &record.addresses {
+            if taken.file.is_empty() || self.holds(&taken.file)? {
+                held.push(taken.address.addr());
+            }
+        }
+        Ok(held)
+    }
+
     /// Gives back one address. Does nothing if another attachment holds it now.
     ///
     /// # Errors
@@ -266,7 +282,7 @@ impl Attachment<'_> {
                 let name = folder.file_name();
                 let entries = list(folder.path()).map_err(|error| self.state.io("list", &error))?;
                 for entry in entries.iter().filter(|entry| entry.ino() == inode) {
-                    let address = entry.file_name().to_string_lossy().parse::<std::net::IpAddr>();
+                    let address = entry.file_name().to_string_lossy().parse::<IpAddr>();
                     let Ok(address) = address else { continue };
                     let file = format!("{parent}/{}/{address}", name.to_string_lossy());
                     found.push(TakenAddress {
@@ -313,7 +329,8 @@ pub(crate) fn make_pool(state: &State, network: &str, folder: &str) -> Result<()
     let failed = |error: io::Error| state.io("make a pool in", &error);
     make_folder(&state.at(folder)).map_err(failed)?;
     let name = state.at("name").join(folder.rsplit('/').next().unwrap_or_default());
-    match files::unnamed(&state.at("name"), network.as_bytes()).and_then(|file| files::publish(&file, &name)) {
+    match files::unnamed(&state.at("name"), network.as_bytes()).and_then(|file| files::publish(&file, &name))
+    {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
         _ => Ok(()),
     }

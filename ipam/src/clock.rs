@@ -44,8 +44,11 @@ impl Deadline {
     /// Code 11 once the moment has passed. Called between steps; a call stuck in the kernel cannot be ended.
     pub fn check(self, step: &str) -> Result<(), Error> {
         if self.remaining().is_zero() {
-            let msg = format!("gave up before {step}: the limit of {} s has passed", OPERATION_LIMIT.as_secs());
-            return Err(Error::new(code::TRY_AGAIN, msg).with_details("what was done has been undone; try again"));
+            let msg =
+                format!("gave up before {step}: the limit of {} s has passed", OPERATION_LIMIT.as_secs());
+            return Err(
+                Error::new(code::TRY_AGAIN, msg).with_details("what was done has been undone; try again")
+            );
         }
         Ok(())
     }

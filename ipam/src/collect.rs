@@ -56,7 +56,7 @@ fn end_if_dead(attachment: Attachment<'_>, kernel: &mut dyn Kernel) -> Result<bo
         if kernel.is_alive(record)? {
             return Ok(false);
         }
-        kernel.clean(record)?;
+        kernel.clean(record, &attachment.held(record)?)?;
     }
     attachment.release_all(record.as_ref())?;
     attachment.end()?;

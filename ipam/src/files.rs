@@ -110,7 +110,9 @@ pub fn lock_holder(file: &File) -> Option<u32> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let at = words.iter().position(|word| *word == "FLOCK")?;
         let inode = words.get(at + 4)?;
-        (inode.ends_with(&wanted) && !words.contains(&"->")).then(|| words.get(at + 3)?.parse().ok()).flatten()
+        (inode.ends_with(&wanted) && !words.contains(&"->"))
+            .then(|| words.get(at + 3)?.parse().ok())
+            .flatten()
     })
 }
 

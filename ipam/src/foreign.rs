@@ -34,7 +34,8 @@ impl Foreign {
     /// there counts as not said.
     pub fn of(conf: &NetConf) -> Self {
         let ipam = conf.ipam().ok().flatten();
-        let data_dir = ipam.and_then(|ipam| ipam.string("dataDir").ok().flatten()).filter(|dir| !dir.is_empty());
+        let data_dir =
+            ipam.and_then(|ipam| ipam.string("dataDir").ok().flatten()).filter(|dir| !dir.is_empty());
         Self::open(Path::new(data_dir.as_deref().unwrap_or(DATA_DIR)), conf.name.as_str())
     }
 
@@ -114,7 +115,8 @@ mod tests {
 
     #[test]
     fn an_address_stays_taken_until_its_container_goes() {
-        let (_data, foreign) = folder(&[("10.1.0.5", "abc\r\neth0"), ("10.1.0.6", "abc\r\neth1"), ("lock", "")]);
+        let (_data, foreign) =
+            folder(&[("10.1.0.5", "abc\r\neth0"), ("10.1.0.6", "abc\r\neth1"), ("lock", "")]);
         let five: IpAddr = "10.1.0.5".parse().unwrap();
         assert!(foreign.holds(five));
         foreign.release("other", "eth0").unwrap();

@@ -6,6 +6,7 @@ use std::path::Path;
 use weft_cni::error::{Error, code};
 use weft_netlink::link::{self, Link};
 use weft_netlink::netns::{Netns, OpenError};
+use weft_netlink::route::{self, Route};
 use weft_netlink::{Protocol, Socket, neigh, rules};
 
 use crate::alias::Alias;
@@ -16,6 +17,7 @@ use crate::record::{Bridge, Host, Record};
 #[derive(Debug, Default)]
 pub struct HostKernel {
     socket: Option<Socket>,
+    rules: Option<Socket>,
 }
 
 impl HostKernel {
@@ -26,8 +28,40 @@ impl HostKernel {
     pub fn socket(&mut self) -> Result<&mut Socket, Error> {
         match &mut self.socket {
             Some(socket) => Ok(socket),
-            none => Ok(none.insert(Socket::route().map_err(|error| refused("open a netlink socket", &error))?)),
+            none => {
+                Ok(none.insert(Socket::route().map_err(|error| refused("open a netlink socket", &error))?))
+            }
         }
+    }
+
+    /// The netfilter socket, if something made it necessary. Closing the last copy of it waits for the kernel's
+    /// clean-up, so a detached child that outlives us should hold one.
+    pub fn rules_socket(&self) -> Option<&Socket> {
+        self.rules.as_ref()
+    }
+
+    /// Removes the nf_tables elements that a record names. Opens no netfilter socket when there are none.
+    ///
+    /// # Errors
+    /// Code 102 if the kernel refuses.
+    pub fn remove_rules(&mut self, record: &Record) -> Result<(), Error> {
+        if !record.guarded && record.masqueraded.is_empty() {
+            return Ok(());
+        }
+        let failed = |error: weft_netlink::Error| refused("remove the pod's packet rules", &error);
+        let socket = match &mut self.rules {
+            Some(socket) => socket,
+            none => none.insert(Socket::open(Protocol::Netfilter).map_err(failed)?),
+        };
+        if let (true, Some(host), Ok(mac)) =
+            (record.guarded, &record.host, record.pod_mac.parse::<link::Mac>())
+        {
+            rules::unguard_port(socket, host.index, mac.0).map_err(failed)?;
+        }
+        for interval in record.masqueraded.iter().filter_map(|ip| rules::Interval::new(*ip, *ip)) {
+            rules::remove_masquerade_source(socket, interval).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// The host end that a record names, if it is still the same link: by its index and its alias, or while the
@@ -49,7 +83,8 @@ impl HostKernel {
 impl Kernel for HostKernel {
     fn live(&mut self) -> Result<Vec<Live>, Error> {
         let links = link::all(self.socket()?).map_err(|error| refused("list the interfaces", &error))?;
-        let name_of = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+        let name_of =
+            |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
         let live = |link: &Link| {
             let text = link.alias.clone()?;
             let alias = Alias::parse(&text)?;
@@ -68,12 +103,11 @@ impl Kernel for HostKernel {
         }
     }
 
-    fn clean(&mut self, record: &Record) -> Result<(), Error> {
-        if let Some(bridge) = &record.bridge {
-            let addresses = record.addresses.iter().map(|taken| taken.address.addr());
-            remove_neighbours(self.socket()?, bridge.index, addresses)?;
-        }
-        remove_rules(record)
+    fn clean(&mut self, record: &Record, held: &[IpAddr]) -> Result<(), Error> {
+        self.remove_rules(record)?;
+        let Some(bridge) = &record.bridge else { return Ok(()) };
+        remove_neighbours(self.socket()?, bridge.index, held)?;
+        if record.routed { remove_routes(self.socket()?, bridge.index, held) } else { Ok(()) }
     }
 }
 
@@ -81,36 +115,25 @@ impl Kernel for HostKernel {
 ///
 /// # Errors
 /// Code 102 if the kernel refuses.
-pub fn remove_neighbours(
-    socket: &mut Socket,
-    bridge: u32,
-    addresses: impl Iterator<Item = IpAddr>,
-) -> Result<(), Error> {
-    let requests: Vec<_> = addresses.map(|ip| neigh::delete(bridge, ip)).collect();
+pub fn remove_neighbours(socket: &mut Socket, bridge: u32, addresses: &[IpAddr]) -> Result<(), Error> {
+    let requests: Vec<_> = addresses.iter().map(|ip| neigh::delete(bridge, *ip)).collect();
     let absent = |_, errno| [libc::ENOENT, libc::ENODEV, libc::ENXIO, libc::EINVAL].contains(&errno);
     socket
         .execute_tolerating(&requests, absent)
         .map_err(|error| refused("remove the pod's neighbour entries", &error))
 }
 
-/// Removes the nf_tables elements that a record names. Opens no netfilter socket when there are none.
+/// Removes the node's routes to a cluster pod over its bridge; absent ones and an absent bridge are fine.
 ///
 /// # Errors
 /// Code 102 if the kernel refuses.
-pub fn remove_rules(record: &Record) -> Result<(), Error> {
-    if !record.guarded && record.masqueraded.is_empty() {
-        return Ok(());
-    }
-    let failed = |error: weft_netlink::Error| refused("remove the pod's packet rules", &error);
-    let mut socket = Socket::open(Protocol::Netfilter).map_err(failed)?;
-    if let (true, Some(host), Ok(mac)) = (record.guarded, &record.host, record.pod_mac.parse::<link::Mac>())
-    {
-        rules::unguard_port(&mut socket, host.index, mac.0).map_err(failed)?;
-    }
-    for interval in record.masqueraded.iter().filter_map(|ip| rules::Interval::new(*ip, *ip)) {
-        rules::remove_masquerade_source(&mut socket, interval).map_err(failed)?;
-    }
-    Ok(())
+pub fn remove_routes(socket: &mut Socket, bridge: u32, addresses: &[IpAddr]) -> Result<(), Error> {
+    let to_pod = |ip: &IpAddr| Route::on_link(*ip, if ip.is_ipv4() { 32 } else { 128 }, bridge);
+    let requests: Vec<_> = addresses.iter().map(|ip| route::delete(&to_pod(ip))).collect();
+    let absent = |_, errno| errno == libc::ESRCH || errno == libc::ENODEV;
+    socket
+        .execute_tolerating(&requests, absent)
+        .map_err(|error| refused("remove the node's routes to the pod", &error))
 }
 
 /// A refusal of the kernel, as a CNI error.

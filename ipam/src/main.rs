@@ -17,8 +17,8 @@ use weft_cni::run::{Call, Finished, Plugin};
 use weft_ipam::clock::{Deadline, OPERATION_LIMIT, boot_nanos};
 use weft_ipam::foreign::Foreign;
 use weft_ipam::{
-    Attachment, Begun, Blocks, Hash, HostKernel, Kernel, Key, Owner, Phase, Ranges, Record, Source, State, Taking,
-    collect, take, usage,
+    Attachment, Begun, Blocks, Hash, HostKernel, Kernel, Key, Owner, Phase, Ranges, Record, Source, State,
+    Taking, collect, take, usage,
 };
 
 const ABOUT: &str = concat!(
@@ -138,7 +138,8 @@ fn allocate(
     let netns = call.attachment.netns.clone().unwrap_or_else(PathBuf::new);
     let mut record = Record::begun(boot_nanos(), String::new(), netns);
     let foreign = foreign(call.conf);
-    let mut taking = Taking { kernel, foreign: &foreign, cooldown: conf.cooldown_seconds, avoid: &[], deadline };
+    let mut taking =
+        Taking { kernel, foreign: &foreign, cooldown: conf.cooldown_seconds, avoid: &[], deadline };
     take(attachment, &mut record, &pools, &mut taking)?;
     record.phase = Phase::Done;
     attachment.write(&record)?;
@@ -172,11 +173,14 @@ fn claim<'s>(
             && kernel.is_alive(&record)?
         {
             let held: Vec<String> = record.addresses.iter().map(|taken| taken.address.to_string()).collect();
-            return Err(Error::new(code::ALREADY_ATTACHED, format!(
-                "{} has been allocated to {}, duplicate allocation is not allowed",
-                held.join(", "),
-                owner.describe()
-            )));
+            return Err(Error::new(
+                code::ALREADY_ATTACHED,
+                format!(
+                    "{} has been allocated to {}, duplicate allocation is not allowed",
+                    held.join(", "),
+                    owner.describe()
+                ),
+            ));
         }
         end(existing)?;
     }

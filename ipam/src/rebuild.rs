@@ -1,5 +1,7 @@
 //! Rebuilding wiped records from the only witness that cannot be wiped: the links in the kernel.
 
+use std::net::IpAddr;
+
 use weft_cni::error::Error;
 use weft_cni::ip::IfAddr;
 
@@ -35,11 +37,12 @@ pub trait Kernel {
     /// Code 102 if the kernel refuses to tell.
     fn is_alive(&mut self, record: &Record) -> Result<bool, Error>;
 
-    /// Removes what a vanished host end leaves in the kernel (neighbour entries, set elements).
+    /// Removes what a vanished host end leaves in the kernel: set elements, and the neighbour entries and routes of
+    /// the addresses that it really held.
     ///
     /// # Errors
     /// Code 102 if the kernel refuses.
-    fn clean(&mut self, record: &Record) -> Result<(), Error>;
+    fn clean(&mut self, record: &Record, held: &[IpAddr]) -> Result<(), Error>;
 }
 
 /// A node without links of ours; for tests.
@@ -55,7 +58,7 @@ impl Kernel for NoKernel {
         Ok(true)
     }
 
-    fn clean(&mut self, _record: &Record) -> Result<(), Error> {
+    fn clean(&mut self, _record: &Record, _held: &[IpAddr]) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -77,7 +80,10 @@ pub(crate) fn run(state: &State, kernel: &mut dyn Kernel) -> Result<(), Error> {
 }
 
 fn holds_all(attachment: &Attachment<'_>, record: &Record) -> bool {
-    record.addresses.iter().all(|taken| taken.file.is_empty() || attachment.holds(&taken.file).unwrap_or(false))
+    record
+        .addresses
+        .iter()
+        .all(|taken| taken.file.is_empty() || attachment.holds(&taken.file).unwrap_or(false))
 }
 
 fn restore(attachment: &Attachment<'_>, live: &Live) -> Result<(), Error> {

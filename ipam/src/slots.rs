@@ -78,9 +78,8 @@ impl Slots {
     /// Notes that an address of the range with hint file `name` is being given back now.
     pub fn note_release(state: &State, name: &str, index: u64) {
         if index < WINDOW {
-            let _hint = open(state, name).and_then(|file| {
-                file.write_at(&(boot_seconds() + 1).to_le_bytes(), HEADER + index * ENTRY)
-            });
+            let _hint = open(state, name)
+                .and_then(|file| file.write_at(&(boot_seconds() + 1).to_le_bytes(), HEADER + index * ENTRY));
         }
     }
 

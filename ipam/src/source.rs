@@ -189,7 +189,8 @@ impl Source for Blocks {
 
 /// The blocks that were granted, as segments.
 pub(crate) fn granted(state: &State) -> Result<Vec<Segment>, Error> {
-    let list = fs::read_dir(state.at("block")).map_err(|error| state.io("list the granted blocks in", &error))?;
+    let list =
+        fs::read_dir(state.at("block")).map_err(|error| state.io("list the granted blocks in", &error))?;
     Ok(list.flatten().filter_map(|entry| block_segment(entry.file_name().to_str()?)).collect())
 }
 
@@ -243,9 +244,11 @@ fn assign(pools: &mut [Pool], requested: &[IpAddr]) -> Result<(), Error> {
             Some(pool) => pool.requested = Some(ip),
             None => {
                 let ranges: Vec<String> = pools.iter().map(Pool::describe).collect();
-                return Err(Error::config(format!("failed to allocate all requested IPs: {ip}")).with_details(
-                    format!("it lies in none of the ranges ({}) that still give an address", ranges.join("; ")),
-                ));
+                return Err(Error::config(format!("failed to allocate all requested IPs: {ip}"))
+                    .with_details(format!(
+                        "it lies in none of the ranges ({}) that still give an address",
+                        ranges.join("; ")
+                    )));
             }
         }
     }
@@ -267,7 +270,9 @@ fn no_grant(state: &State) -> Error {
 /// Files of addresses in a folder: the truth about what is taken. A missing folder holds nothing.
 pub(crate) fn taken_in(state: &State, folder: &str) -> io::Result<std::collections::BTreeSet<IpAddr>> {
     match fs::read_dir(state.at(folder)) {
-        Ok(entries) => Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()),
+        Ok(entries) => {
+            Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Default::default()),
         Err(error) => Err(error),
     }

@@ -163,7 +163,9 @@ impl State {
                 code::IPAM,
                 format!("{} has format {}, this program knows format {FORMAT}", path.display(), ready.format),
             )
-            .with_details("install the version of Weft that wrote it, or drain the node and remove the folder")),
+            .with_details(
+                "install the version of Weft that wrote it, or drain the node and remove the folder",
+            )),
             Err(_) => Ok(false),
         }
     }
@@ -186,7 +188,8 @@ impl State {
         rebuild::run(self, kernel)?;
         // Only delegated addresses need the marker; ours are proved by the kernel's aliases.
         let _unproved = make_folders(marker_root).and_then(|()| fs::write(&marker, b""));
-        let ready = Ready { format: FORMAT, built: boot_seconds(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let ready =
+            Ready { format: FORMAT, built: boot_seconds(), version: env!("CARGO_PKG_VERSION").to_owned() };
         let content = serde_json::to_vec(&ready).unwrap_or_default();
         files::replace(&self.at(READY), &self.at("ready.new"), &content)
             .map_err(|error| self.io("finish", &error))?;
@@ -197,7 +200,8 @@ impl State {
 }
 
 fn current_stamp() -> Result<Stamp, Error> {
-    Stamp::current().map_err(|error| Error::io("find out the boot id and this node's network namespace", &error))
+    Stamp::current()
+        .map_err(|error| Error::io("find out the boot id and this node's network namespace", &error))
 }
 
 fn open_folder(path: &Path) -> Result<File, Error> {

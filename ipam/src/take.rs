@@ -74,7 +74,8 @@ pub fn usage(state: &State, pool: &Pool, foreign: &Foreign) -> Result<Usage, Err
     let mut usage = Usage::default();
     for segment in &pool.segments {
         let taken = list(state, segment)?;
-        let ours = taken.iter().filter(|ip| segment.index_of(**ip).is_some() && Some(**ip) != segment.gateway);
+        let ours =
+            taken.iter().filter(|ip| segment.index_of(**ip).is_some() && Some(**ip) != segment.gateway);
         let theirs = foreign.addresses().filter(|ip| segment.index_of(*ip).is_some() && !taken.contains(ip));
         usage.used += (ours.count() + theirs.count()) as u128;
         usage.total += segment.capacity();
@@ -145,8 +146,12 @@ impl Search<'_> {
             Some(found) => Ok(found),
             None => {
                 let ip = self.pool.requested.map_or_else(String::new, |ip| ip.to_string());
-                let msg = format!("requested IP address {ip} is not available in range set {}", self.pool.describe());
-                Err(Error::new(code::IPAM, msg).with_details("another attachment holds it, or it is a gateway"))
+                let msg = format!(
+                    "requested IP address {ip} is not available in range set {}",
+                    self.pool.describe()
+                );
+                Err(Error::new(code::IPAM, msg)
+                    .with_details("another attachment holds it, or it is a gateway"))
             }
         }
     }

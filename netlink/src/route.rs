@@ -26,6 +26,7 @@ mod rta {
     pub const PRIORITY: u16 = 6;
     pub const PREFSRC: u16 = 7;
     pub const METRICS: u16 = 8;
+    pub const MULTIPATH: u16 = 9;
     pub const TABLE: u16 = 15;
     pub const METRIC_MTU: u16 = 2;
     pub const METRIC_ADVMSS: u16 = 8;
@@ -111,11 +112,12 @@ pub fn all(socket: &mut Socket, ipv4: bool) -> Result<Vec<Route>> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(ipv4);
     let request = Request::new(RTM_GETROUTE, &message, 0);
-    socket.dump(&request, |(kind, body)| Ok(parse(kind, body)))
+    let lists = socket.dump(&request, |(kind, body)| Ok(parse(kind, body)))?;
+    Ok(lists.into_iter().flatten().collect())
 }
 
-/// Unicast routes through a device; others (local, multicast, multipath) are `None`.
-fn parse(kind: u16, body: &[u8]) -> Option<Route> {
+/// Unicast routes, one for each next hop; others (local, multicast) are `None`.
+fn parse(kind: u16, body: &[u8]) -> Option<Vec<Route>> {
     let attributes = body.get(HEADER_LEN..).filter(|_| kind == RTM_NEWROUTE)?;
     let &[family, prefix_len, _, _, table, protocol, scope, route_type] = body.first_chunk()?;
     if RouteType::from(route_type) != RouteType::Unicast {
@@ -124,7 +126,7 @@ fn parse(kind: u16, body: &[u8]) -> Option<Route> {
     let any = if i32::from(family) == libc::AF_INET { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let flags = RouteFlags::from_bits_retain(u32::from_ne_bytes(body.get(8..HEADER_LEN)?.try_into().ok()?));
     let metrics = find(attributes, rta::METRICS).unwrap_or_default();
-    Some(Route {
+    let route = Route {
         destination: (address(attributes, rta::DST).unwrap_or(any), prefix_len),
         gateway: address(attributes, rta::GATEWAY),
         link: native(attributes, rta::OIF).unwrap_or(0),
@@ -136,6 +138,35 @@ fn parse(kind: u16, body: &[u8]) -> Option<Route> {
         mtu: native(metrics, rta::METRIC_MTU),
         advmss: native(metrics, rta::METRIC_ADVMSS),
         protocol,
+    };
+    match find(attributes, rta::MULTIPATH) {
+        Some(hops) => Some(next_hops(hops).map(|hop| hop.apply(&route)).collect()),
+        None => Some(vec![route]),
+    }
+}
+
+/// One next hop of a multipath route.
+struct NextHop<'a> {
+    flags: u8,
+    link: u32,
+    attributes: &'a [u8],
+}
+
+impl NextHop<'_> {
+    fn apply(&self, route: &Route) -> Route {
+        let onlink = RouteFlags::from_bits_retain(self.flags.into()).contains(RouteFlags::Onlink);
+        Route { link: self.link, gateway: address(self.attributes, rta::GATEWAY), onlink, ..route.clone() }
+    }
+}
+
+/// `struct rtnexthop` with its attributes, again and again. Ends at the first that is cut short.
+fn next_hops(mut list: &[u8]) -> impl Iterator<Item = NextHop<'_>> {
+    std::iter::from_fn(move || {
+        let &[low, high, flags, _, a, b, c, d] = list.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([low, high]));
+        let attributes = list.get(8..length)?;
+        list = list.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(NextHop { flags, link: u32::from_ne_bytes([a, b, c, d]), attributes })
     })
 }
 

@@ -560,5 +560,5 @@ fn interval(first: &str, last: &str) -> Interval {
 }
 
 fn entry(first: &str, last: &str, plain_first: &str, plain_last: &str) -> Masquerade {
-    Masquerade { sources: interval(first, last), plain: interval(plain_first, plain_last) }
+    Masquerade { sources: interval(first, last), plain: Some(interval(plain_first, plain_last)) }
 }

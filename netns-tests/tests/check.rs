@@ -263,7 +263,10 @@ fn assert_named(lab: &netns_tests::Lab, mode: &'static str, damages: &[Damage]) 
             for word in &words {
                 assert!(error.msg.contains(word), "no {word:?} in {place}");
             }
-            damaged.assert_same(&Residue::take(&node), &Allow::nothing().processes());
+            // A link that lost its carrier loses its neighbours a moment later, by the kernel.
+            let allow = Allow::nothing().processes().text("Neighbour: ");
+            let changed = damaged.difference(&Residue::take(&node), &allow);
+            assert!(changed.is_empty(), "CHECK changed something; {place}\n{}", changed.join("\n"));
             attached.weft.del(&attached.pod, &attached.conf).ok_empty();
         }
     }
@@ -276,8 +279,7 @@ fn check_names_each_damage_in_bridge_mode() {
         return;
     }
     let lab = lab!();
-    assert_named(&lab, "bridge", ANYWHERE);
-    assert_named(&lab, "bridge", ON_A_BRIDGE);
+    assert_named(&lab, "bridge", &[ANYWHERE, ON_A_BRIDGE].concat());
 }
 
 /// A24: each single damage is named; veth mode.
@@ -287,8 +289,7 @@ fn check_names_each_damage_in_veth_mode() {
         return;
     }
     let lab = lab!();
-    assert_named(&lab, "veth", ANYWHERE);
-    assert_named(&lab, "veth", ON_A_VETH);
+    assert_named(&lab, "veth", &[ANYWHERE, ON_A_VETH].concat());
 }
 
 /// A24: all differences are named at once, not only the first.

@@ -13,6 +13,7 @@ use weft_cni::error::{Error, code};
 use weft_ipam::clock::Deadline;
 use weft_ipam::{Attachment, HostKernel, Kernel, Key, Live, Owner, Phase, Record, State};
 
+use super::ranges::{self, Hint, Taken};
 use super::{FORMAT, Observed, RangeRow, Row, RowState};
 
 /// The longest wait for a rebuild of the records that somebody else is at.
@@ -85,7 +86,10 @@ impl Look<'_> {
         let mut ranges = self.ranges(&taken, &names)?;
         ranges.sort();
         if !self.state.is_current()? {
-            return Err(Error::new(code::TRY_AGAIN, format!("{} was removed meanwhile", self.state.path().display())));
+            return Err(Error::new(
+                code::TRY_AGAIN,
+                format!("{} was removed meanwhile", self.state.path().display()),
+            ));
         }
         let state_folder = Some(self.state.path().to_owned());
         Ok(Observed { format: FORMAT, state_folder, attachments, ranges, findings: self.findings })
@@ -144,7 +148,8 @@ impl Look<'_> {
     fn odd(&mut self, owner: &Owner, attachment: &Attachment<'_>, names: &Names) -> Result<Row, Error> {
         let who = owner.describe();
         let Some(record) = attachment.record()? else {
-            self.findings.push(format!("{who} has no readable record; its DEL, or the next full pool, ends it"));
+            self.findings
+                .push(format!("{who} has no readable record; its DEL, or the next full pool, ends it"));
             return Ok(Row { state: RowState::Unreadable, ..row(owner, None, None, names) });
         };
         let alive = self.kernel.is_alive(&record)?;
@@ -171,7 +176,12 @@ impl Look<'_> {
     }
 
     /// Interfaces of pods that no owner file speaks of, now as before the owners were read.
-    fn unrecorded(&mut self, before: &[Live], known: &BTreeSet<Key>, names: &Names) -> Result<Vec<Row>, Error> {
+    fn unrecorded(
+        &mut self,
+        before: &[Live],
+        known: &BTreeSet<Key>,
+        names: &Names,
+    ) -> Result<Vec<Row>, Error> {
         let mut missing: Vec<&Live> = before.iter().filter(|live| !known.contains(&live.alias.key)).collect();
         if missing.is_empty() {
             return Ok(Vec::new());
@@ -210,7 +220,11 @@ impl Look<'_> {
     }
 
     /// Addresses that are taken by nobody: their owner is gone, and they were not given back with it.
-    fn find_orphans(&mut self, taken: &BTreeMap<PathBuf, Vec<Taken>>, owners: &BTreeSet<u64>) -> Result<(), Error> {
+    fn find_orphans(
+        &mut self,
+        taken: &BTreeMap<PathBuf, Vec<Taken>>,
+        owners: &BTreeSet<u64>,
+    ) -> Result<(), Error> {
         for (folder, addresses) in taken {
             for address in addresses.iter().filter(|taken| !owners.contains(&taken.inode)) {
                 let path = folder.join(address.ip.to_string());
@@ -228,14 +242,14 @@ impl Look<'_> {
     }
 
     fn ranges(&self, taken: &BTreeMap<PathBuf, Vec<Taken>>, names: &Names) -> Result<Vec<RangeRow>, Error> {
-        let mut ranges = Vec::new();
+        let mut rows = Vec::new();
         for block in self.state.granted()? {
             let folder = self.at("block").join(block.to_string().replace('/', "-"));
-            ranges.push(RangeRow {
+            rows.push(RangeRow {
                 network: CLUSTER.to_owned(),
                 range: Some(block.to_string()),
                 used: taken.get(&folder).map_or(0, Vec::len),
-                size: Some(size(block.first(), block.last())),
+                size: Some(ranges::size(block.first(), block.last())),
             });
         }
         let hints: Vec<Hint> = entries(&self.at("slot"))?
@@ -246,54 +260,10 @@ impl Look<'_> {
         for (folder, addresses) in taken.iter().filter(|(folder, _)| folder.starts_with(&pools)) {
             let hash = folder.file_name().unwrap_or_default().to_string_lossy();
             let hints: Vec<&Hint> = hints.iter().filter(|hint| hint.network == hash).collect();
-            ranges.extend(pool_ranges(&name_of(&hash, names), addresses, &hints));
+            rows.extend(ranges::of_pool(&name_of(&hash, names), addresses, &hints));
         }
-        Ok(ranges)
+        Ok(rows)
     }
-}
-
-/// An address file.
-#[derive(Clone, Copy, Debug)]
-struct Taken {
-    ip: IpAddr,
-    inode: u64,
-}
-
-/// A range that addresses were given from, as its file in `slot/` is called: `<network>-<first>-<last>`.
-#[derive(Debug, PartialEq, Eq)]
-struct Hint {
-    network: String,
-    first: IpAddr,
-    last: IpAddr,
-}
-
-impl Hint {
-    fn parse(name: &str) -> Option<Self> {
-        let mut parts = name.split('-');
-        let (network, first, last) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        parts.next().is_none().then(|| Self { network: network.to_owned(), first, last })
-    }
-
-    fn contains(&self, ip: IpAddr) -> bool {
-        ip.is_ipv4() == self.first.is_ipv4() && (self.first..=self.last).contains(&ip)
-    }
-}
-
-/// A row for each range that was ever given from, and one for what lies in none of them.
-fn pool_ranges(network: &str, addresses: &[Taken], hints: &[&Hint]) -> Vec<RangeRow> {
-    let row = |range, used, size| RangeRow { network: network.to_owned(), range, used, size };
-    let mut rows: Vec<RangeRow> = hints
-        .iter()
-        .map(|hint| {
-            let used = addresses.iter().filter(|taken| hint.contains(taken.ip)).count();
-            row(Some(format!("{}-{}", hint.first, hint.last)), used, Some(size(hint.first, hint.last)))
-        })
-        .collect();
-    let other = addresses.iter().filter(|taken| !hints.iter().any(|hint| hint.contains(taken.ip))).count();
-    if other > 0 || rows.is_empty() {
-        rows.push(row(None, other, None));
-    }
-    rows
 }
 
 fn row(owner: &Owner, record: Option<&Record>, alive: Option<bool>, names: &Names) -> Row {
@@ -337,14 +307,6 @@ fn name_of(hash: &str, names: &Names) -> String {
     names.get(hash).cloned().unwrap_or_else(|| format!("#{hash}"))
 }
 
-fn size(first: IpAddr, last: IpAddr) -> u128 {
-    let bits = |ip: IpAddr| match ip {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    bits(last).saturating_sub(bits(first)).saturating_add(1)
-}
-
 /// What is in a folder; a missing one is empty.
 fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, Error> {
     match fs::read_dir(folder).and_then(Iterator::collect) {
@@ -369,33 +331,6 @@ fn inode(path: &Path) -> Result<Option<u64>, Error> {
 mod tests {
     use super::*;
 
-    fn taken(ip: &str) -> Taken {
-        Taken { ip: ip.parse().unwrap(), inode: 1 }
-    }
-
-    #[test]
-    fn a_hint_names_its_range_and_a_blocks_hint_is_none() {
-        let hint = Hint::parse("00000000deadbeef-fd00::1-fd00::ff").unwrap();
-        assert_eq!(hint.network, "00000000deadbeef");
-        assert!(hint.contains("fd00::80".parse().unwrap()) && !hint.contains("fd00::100".parse().unwrap()));
-        for other in ["10.1.2.0-26", "00000000deadbeef", "a-10.0.0.1-x", "a-10.0.0.1-10.0.0.9-b", ""] {
-            assert_eq!(Hint::parse(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn addresses_outside_of_every_known_range_are_counted_apart() {
-        let hint = Hint::parse("n-10.0.0.1-10.0.0.254").unwrap();
-        let rows = pool_ranges("n", &[taken("10.0.0.2"), taken("10.9.0.2"), taken("fd00::2")], &[&hint]);
-        let numbers: Vec<_> = rows.iter().map(|row| (row.range.is_some(), row.used, row.size)).collect();
-        assert_eq!(numbers, [(true, 1, Some(254)), (false, 2, None)]);
-    }
-
-    #[test]
-    fn a_pool_without_known_ranges_has_one_row() {
-        assert_eq!(pool_ranges("n", &[], &[]).len(), 1);
-    }
-
     #[test]
     fn a_rebuilt_attachment_is_shown_by_its_hashes_and_the_networks_name() {
         let owner = Owner::of_key(&Key::of("net", "container", "eth0"));
@@ -404,11 +339,5 @@ mod tests {
         assert_eq!(shown.network, "net");
         assert_eq!(shown.container_id, format!("#{}", owner.hashes[1]));
         assert_eq!(shown.state, RowState::Unreadable);
-    }
-
-    #[test]
-    fn the_size_of_the_largest_range_does_not_overflow() {
-        let all = size("::".parse().unwrap(), "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap());
-        assert_eq!(all, u128::MAX);
     }
 }

@@ -17,8 +17,9 @@ use crate::socket::Socket;
 pub struct Masquerade {
     /// The pods' addresses.
     pub sources: Interval,
-    /// Destinations that see the pod's own address: usually the pod network itself.
-    pub plain: Interval,
+    /// Destinations that see the pod's own address: usually the pod network itself. A pod that is a network of
+    /// its own has none.
+    pub plain: Option<Interval>,
 }
 
 /// What the kernel has of it, in the sets that were asked for; an absent set holds nothing.
@@ -105,7 +106,8 @@ pub fn missing_masquerade(socket: &mut Socket, wanted: &[Masquerade]) -> Result<
         observed.held.get(set).is_some_and(|held| held.iter().any(|held| held.contains(&wanted)))
     };
     let is_missing = |entry: &&Masquerade| {
-        !holds(sources_set(&entry.sources), entry.sources) || !holds(plain_set(&entry.plain), entry.plain)
+        let plain_holds = entry.plain.is_none_or(|plain| holds(plain_set(&plain), plain));
+        !holds(sources_set(&entry.sources), entry.sources) || !plain_holds
     };
     Ok(wanted.iter().filter(is_missing).copied().collect())
 }
@@ -141,7 +143,9 @@ fn by_set(wanted: &[Masquerade]) -> BTreeMap<&'static str, Vec<Interval>> {
     let mut sets = BTreeMap::<_, Vec<_>>::new();
     for Masquerade { sources, plain } in wanted {
         sets.entry(sources_set(sources)).or_default().push(*sources);
-        sets.entry(plain_set(plain)).or_default().push(*plain);
+        if let Some(plain) = plain {
+            sets.entry(plain_set(plain)).or_default().push(*plain);
+        }
     }
     sets
 }

@@ -65,7 +65,11 @@ fn links(node: &Node) -> Vec<Fact> {
         let kind = word(&link["linkinfo"], "info_kind");
         let line = format!("{name} {kind} master={} alias={}", word(link, "master"), word(link, "ifalias"));
         facts.push(fact(Kind::Link, &name, line));
-        for address in items(&link["addr_info"]).filter(|address| address["protocol"] != "kernel_ll") {
+        // The kernel's own link-local addresses come when they like; fe80::1 is the gateway that weft sets.
+        let by_kernel = |address: &&Value| {
+            address["scope"] == "link" && address["family"] == "inet6" && address["local"] != "fe80::1"
+        };
+        for address in items(&link["addr_info"]).filter(|address| !by_kernel(address)) {
             let line = format!("{}/{} dev {name}", word(address, "local"), address["prefixlen"]);
             facts.push(fact(Kind::Address, &name, line));
         }

@@ -67,7 +67,11 @@ fn round(subject: &Subject, pods: &[Pod], count: usize, bursts: &mut Bursts) -> 
         (Some(witness), Some(before)) => {
             let after = witness.inventory()?;
             let left: Vec<&String> = after.symmetric_difference(before).collect();
-            if left.is_empty() { Ok(()) } else { Err(format!("when weft's last DEL had returned: {left:?}").into()) }
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("when weft's last DEL had returned: {left:?}").into())
+            }
         }
         _ => Ok(()),
     };
@@ -88,7 +92,7 @@ fn round(subject: &Subject, pods: &[Pod], count: usize, bursts: &mut Bursts) -> 
 
 impl Phase {
     /// Does all jobs and adds what they took. `at_return` is called when the last one has returned.
-    pub fn run<'a>(
+    fn run<'a>(
         &mut self,
         subject: &Subject,
         jobs: Vec<Job>,

@@ -118,8 +118,10 @@ impl Spec {
     fn weft(&self) -> Value {
         let ipam = json!({"ranges": [[{"subnet": SUBNET}]]});
         let plugin = match self.section {
-            Section::Full => json!({"type": "weft", "bridge": BRIDGE, "isDefaultGateway": true, "ipMasq": true,
-                                    "hairpinMode": true, "ipam": ipam}),
+            Section::Full => {
+                json!({"type": "weft", "bridge": BRIDGE, "isDefaultGateway": true, "ipMasq": true,
+                                    "hairpinMode": true, "ipam": ipam})
+            }
             Section::Ptp => json!({"type": "weft", "mode": "veth", "ipam": with_default_route(&ipam)}),
             _ => json!({"type": "weft", "bridge": BRIDGE, "isDefaultGateway": true, "ipam": ipam}),
         };

@@ -78,9 +78,9 @@ fn measure(options: &Options) -> Outcome<Report> {
         report.start = Some(start::measure(&host, &programs, options.effort.starts)?);
     }
     for spec in chains::wanted(options) {
-        let subjects = spec.subjects(&lab, &programs, options)?;
+        let mut subjects = spec.subjects(&lab, &programs, options)?;
         say(&format!("{}: {}", spec.name, chains::labels(&subjects)));
-        for subject in &subjects {
+        for subject in &mut subjects {
             subject.settle_in(&pods)?;
         }
         let sequential = sequential::measure(&subjects, &pods, &options.effort)?;

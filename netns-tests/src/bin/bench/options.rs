@@ -110,8 +110,7 @@ impl Options {
     /// The largest number of pods that any section has at once.
     pub fn pods_needed(&self) -> usize {
         let growth = if self.wants(Section::Growth) { self.effort.growth_pods } else { 0 };
-        // One more, which stays attached so that a bridge never loses its last port.
-        self.effort.burst_pods.max(self.effort.pairs).max(growth) + 1
+        self.effort.burst_pods.max(self.effort.pairs).max(growth)
     }
 }
 
@@ -140,7 +139,7 @@ mod tests {
         let options = parse(&["--only", "plain,growth", "--quick"]).unwrap();
         assert!(options.wants(Section::Plain));
         assert!(!options.wants(Section::Growth) && !options.wants(Section::Full));
-        assert_eq!(options.pods_needed(), 49);
+        assert_eq!(options.pods_needed(), 48);
     }
 
     #[test]

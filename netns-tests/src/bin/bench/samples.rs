@@ -26,7 +26,11 @@ impl Samples {
         let sorted = self.sorted();
         let middle = sorted.len() / 2;
         let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
-        if sorted.len().is_multiple_of(2) { millis(at(middle.saturating_sub(1)) + at(middle)) / 2.0 } else { millis(at(middle)) }
+        if sorted.len().is_multiple_of(2) {
+            millis(at(middle.saturating_sub(1)) + at(middle)) / 2.0
+        } else {
+            millis(at(middle))
+        }
     }
 
     /// The smallest that is not exceeded by more than one in a hundred (nearest rank). Milliseconds.

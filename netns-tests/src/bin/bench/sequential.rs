@@ -86,7 +86,9 @@ fn retake(subject: &Subject, pod: &Pod, other: &Pod) -> Outcome<usize> {
     })?;
     witness.assert_gone(&found)?;
     if elements != before {
-        return Err(format!("weft's DEL changed the sets of nf_tables: {before:?} became {elements:?}").into());
+        return Err(
+            format!("weft's DEL changed the sets of nf_tables: {before:?} became {elements:?}").into()
+        );
     }
     Ok(1)
 }

@@ -64,11 +64,11 @@ impl Subject {
         Self { label: label.to_owned(), role, node, work, witness: None, serial: AtomicUsize::new(1) }
     }
 
-    /// Attaches the last of the pods for good, so that a bridge never loses its last port, and warms up.
+    /// Attaches a pod for good, so that a bridge never loses its last port, and warms up.
     pub fn settle_in(&mut self, pods: &[Pod]) -> Outcome<()> {
-        let (resident, others) = pods.split_last().ok_or("no pods")?;
-        self.on_node(|| self.add(&self.attachment(resident)))?;
-        for pod in others.iter().take(WARM_UP) {
+        let resident = self.node.pod("resident");
+        self.on_node(|| self.add(&self.attachment(&resident)))?;
+        for pod in pods.iter().take(WARM_UP) {
             let attached = self.on_node(|| self.attach(self.attachment(pod)))?;
             self.on_node(|| self.detach(&attached))?;
         }

@@ -78,15 +78,16 @@ impl Witness {
             records,
             address_file: self.state.join(file),
         };
-        match trace.files().find(|path| !path.exists()) {
-            Some(path) => Err(missing(&path.display().to_string()).into()),
-            None => Ok(trace),
+        if let Some(path) = trace.files().find(|path| !path.exists()) {
+            return Err(missing(&path.display().to_string()).into());
         }
+        Ok(trace)
     }
 
     /// Finds nothing of what [`Witness::observe`] found, and that the address can be taken again.
     pub fn assert_gone(&self, trace: &Trace) -> Outcome<()> {
-        let left = |what: &str| format!("when weft's DEL for {} had returned, {what} was left", trace.address);
+        let left =
+            |what: &str| format!("when weft's DEL for {} had returned, {what} was left", trace.address);
         let mut socket = self.socket();
         let by_name = link::by_name(&mut socket, &trace.host_name)?;
         if by_name.is_some() || link::by_index(&mut socket, trace.host_index)?.is_some() {
