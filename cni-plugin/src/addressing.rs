@@ -55,8 +55,10 @@ pub struct PodAddress {
 /// One route of the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodRoute {
-    /// As it is reported.
+    /// As it is reported: what the IPAM or the configuration said.
     pub route: Route,
+    /// The next hop; without one named, the address' gateway.
+    pub via: Option<IpAddr>,
     /// The gateway is on the link though no address says so.
     pub onlink: bool,
     /// Added only if the pod has no default route of this family: its first network gives it.
@@ -98,8 +100,8 @@ pub fn plan(conf: &Conf, granted: &Granted) -> Result<Plan, Error> {
     plan.routed = granted.cluster && matches!(conf.mode, Mode::Bridge(_));
     let onlink = plan.routed || matches!(conf.mode, Mode::Veth);
     for route in &granted.routes {
-        let route = Route { gw: route.gw.or_else(|| gateway_for(&plan, route.dst)), ..route.clone() };
-        plan.routes.push(PodRoute { route, onlink, unless_default: false });
+        let via = route.gw.or_else(|| gateway_for(&plan, route.dst));
+        plan.routes.push(PodRoute { route: route.clone(), via, onlink, unless_default: false });
     }
     add_default_routes(&mut plan, conf, granted, onlink);
     Ok(plan)
@@ -140,7 +142,7 @@ fn routed_addresses(plan: &mut Plan, granted: &Granted, link_gateway: bool) {
         }
         if network.prefix_len() < address_bits(v4) {
             let route = Route { dst: network, gw: Some(gateway), ..Route::new(network) };
-            plan.routes.push(PodRoute { route, onlink: true, unless_default: false });
+            plan.routes.push(PodRoute { route, via: Some(gateway), onlink: true, unless_default: false });
         }
     }
 }
@@ -161,7 +163,11 @@ fn add_default_routes(plan: &mut Plan, conf: &Conf, granted: &Granted, onlink: b
         let gateway = plan.addresses.iter().filter_map(|pod| pod.gateway).find(|gw| gw.is_ipv4() == v4);
         if let (false, Some(gateway)) = (has_one, gateway) {
             let route = Route { gw: Some(gateway), ..Route::new(any(v4)) };
-            plan.routes.push(PodRoute { route, onlink, unless_default: wanted.is_none() });
+            // The IPAM may have asked for the very same without naming the gateway.
+            if !plan.routes.iter().any(|other| is_same(other, &route)) {
+                let unless_default = wanted.is_none();
+                plan.routes.push(PodRoute { route, via: Some(gateway), onlink, unless_default });
+            }
         }
     }
 }
@@ -169,6 +175,11 @@ fn add_default_routes(plan: &mut Plan, conf: &Conf, granted: &Granted, onlink: b
 fn gateway_for(plan: &Plan, destination: Subnet) -> Option<IpAddr> {
     let gateways = plan.addresses.iter().filter_map(|pod| pod.gateway);
     gateways.into_iter().find(|gateway| same_family(*gateway, destination.addr()))
+}
+
+/// Whether the kernel would find `route` to be there with `other`.
+fn is_same(other: &PodRoute, route: &Route) -> bool {
+    other.route.dst == route.dst && other.via == route.gw
 }
 
 /// Whether this is a default route.

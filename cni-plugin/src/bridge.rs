@@ -13,6 +13,8 @@ use crate::addressing::cidr;
 use crate::conf::BridgeConf;
 use crate::sysctl;
 
+/// What the reference plugin makes where the configuration names no bridge.
+const REFERENCE_BRIDGE: &str = "cni0";
 /// Says whose bridge it is; a later `weftd uninstall` removes what carries it.
 const ALIAS: &str = "weft1 bridge";
 
@@ -23,7 +25,7 @@ const ALIAS: &str = "weft1 bridge";
 pub fn ensure(socket: &mut Socket, conf: &BridgeConf, mtu: Option<u32>) -> Result<Link, Error> {
     let name = &conf.name;
     let failed = |error: weft_netlink::Error| refused(format!("look up bridge {name}"), &error);
-    let found = match link::by_name(socket, name).map_err(failed)? {
+    let found = match find(socket, conf)? {
         Some(found) => found,
         None => {
             create(socket, conf, mtu)?;
@@ -32,6 +34,7 @@ pub fn ensure(socket: &mut Socket, conf: &BridgeConf, mtu: Option<u32>) -> Resul
             })?
         }
     };
+    let name = &found.name;
     if found.kind.as_deref() != Some("bridge") {
         let kind = found.kind.as_deref().unwrap_or("physical device");
         return Err(Error::config(format!("{name} already exists but is not a bridge")).with_details(
@@ -40,6 +43,23 @@ pub fn ensure(socket: &mut Socket, conf: &BridgeConf, mtu: Option<u32>) -> Resul
     }
     apply_options(socket, conf, &found)?;
     Ok(found)
+}
+
+/// The bridge if there is one. A configuration that names none means ours, or where only the reference plugin's
+/// default bridge exists, that one: its pods and these are on one network.
+///
+/// # Errors
+/// Code 102 if the kernel refuses to tell.
+pub fn find(socket: &mut Socket, conf: &BridgeConf) -> Result<Option<Link>, Error> {
+    let mut look = |name: &str| {
+        link::by_name(socket, name).map_err(|error| refused(format!("look up bridge {name}"), &error))
+    };
+    match look(&conf.name)? {
+        None if !conf.named => {
+            Ok(look(REFERENCE_BRIDGE)?.filter(|link| link.kind.as_deref() == Some("bridge")))
+        }
+        found => Ok(found),
+    }
 }
 
 fn create(socket: &mut Socket, conf: &BridgeConf, mtu: Option<u32>) -> Result<(), Error> {
@@ -107,6 +127,7 @@ pub fn ensure_gateways(
     if missing.is_empty() {
         return Ok(());
     }
+    refuse_elsewhere(socket, device, &missing)?;
     let mut requests = Vec::new();
     for gateway in &missing {
         for other in present.iter().filter(|address| conflicts(address, gateway, gateways)) {
@@ -120,6 +141,28 @@ pub fn ensure_gateways(
     // Set to itself, the MAC stops following the lowest port of a bridge that others made.
     requests.extend(device.mac.map(|mac| link::set_mac(device.index, mac)));
     add_addresses(socket, name, &requests)
+}
+
+/// A gateway on two devices would cut off the pods of one of them: the node has one route to their subnet.
+fn refuse_elsewhere(socket: &mut Socket, device: &Link, gateways: &[&IfAddr]) -> Result<(), Error> {
+    let failed = |error: weft_netlink::Error| refused("read the node's addresses", &error);
+    let all = addr::all(socket).map_err(failed)?;
+    let elsewhere = all.iter().find(|address| {
+        let wanted = gateways.iter().any(|gateway| gateway.addr() == address.addr);
+        wanted && address.link != device.index && !is_link_local(address.addr)
+    });
+    let Some(Address { link: index, addr, .. }) = elsewhere else { return Ok(()) };
+    let holder = link::by_index(socket, *index).map_err(failed)?.map_or_else(String::new, |link| link.name);
+    Err(Error::config(format!("the gateway {addr} is an address of {holder} already")).with_details(format!(
+        "name that bridge (\"bridge\": {holder:?}), or give the network another subnet"
+    )))
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
 }
 
 fn same(address: &Address, wanted: &IfAddr) -> bool {

@@ -18,7 +18,7 @@ use weft_netlink::{Protocol, Socket, addr, route, rules};
 use crate::addressing::{Granted, plan};
 use crate::conf::{BridgeConf, Conf, Ipam, Mode};
 use crate::pod::Pod;
-use crate::{del, masquerade};
+use crate::{bridge, del, masquerade};
 
 /// Compares an attachment with the kernel.
 ///
@@ -212,7 +212,7 @@ fn check_bridge(
     findings: &mut Vec<String>,
 ) -> Result<(), Error> {
     let failed = |error: weft_netlink::Error| refused(format!("look up bridge {}", conf.name), &error);
-    let Some(bridge) = link::by_name(socket, &conf.name).map_err(failed)? else {
+    let Some(bridge) = bridge::find(socket, conf)? else {
         findings.push(format!("bridge {} is gone", conf.name));
         return Ok(());
     };

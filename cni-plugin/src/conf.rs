@@ -62,6 +62,8 @@ pub enum Mode {
 pub struct BridgeConf {
     /// The bridge's name.
     pub name: String,
+    /// The configuration gives that name; it is not just the default.
+    pub named: bool,
     /// The bridge carries the gateway address.
     pub is_gateway: bool,
     /// Replace another IPv4 address on the bridge.
@@ -149,6 +151,7 @@ fn mode(object: &Object) -> Result<Mode, Error> {
 fn bridge(object: &Object) -> Result<BridgeConf, Error> {
     let flag = |key: &str| object.bool(key).map(|value| value.unwrap_or(false));
     let name = object.string("bridge")?.filter(|name| !name.is_empty());
+    let named = name.is_some();
     let name = name.unwrap_or_else(|| DEFAULT_BRIDGE.to_owned());
     if weft_cni::names::IfName::parse(&name).is_err() {
         return Err(Error::config(format!(
@@ -157,6 +160,7 @@ fn bridge(object: &Object) -> Result<BridgeConf, Error> {
     }
     let conf = BridgeConf {
         name,
+        named,
         is_gateway: flag("isGateway")? || flag("isDefaultGateway")?,
         force_address: flag("forceAddress")?,
         hairpin: flag("hairpinMode")?,

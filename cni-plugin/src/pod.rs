@@ -262,7 +262,7 @@ impl<'a> Steps<'a> {
     fn route(&mut self, index: u32, wanted: &'a PodRoute) {
         let route = kernel_route(index, wanted);
         let about = move || {
-            let via = wanted.route.gw.map_or_else(String::new, |gw| format!(" via {gw}"));
+            let via = wanted.via.map_or_else(String::new, |gw| format!(" via {gw}"));
             format!("give the pod the route {}{via}", wanted.route.dst)
         };
         if wanted.unless_default {
@@ -299,8 +299,8 @@ impl<'a> Steps<'a> {
 pub fn kernel_route(index: u32, wanted: &PodRoute) -> Route {
     let from = &wanted.route;
     let mut route = Route::on_link(from.dst.addr(), from.dst.prefix_len(), index);
-    route.gateway = from.gw;
-    route.onlink = wanted.onlink && from.gw.is_some();
+    route.gateway = wanted.via;
+    route.onlink = wanted.onlink && wanted.via.is_some();
     route.scope = from.scope.and_then(|scope| u8::try_from(scope).ok());
     route.table = from.table.unwrap_or(route::MAIN);
     route.priority = from.priority;

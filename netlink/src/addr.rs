@@ -83,6 +83,12 @@ pub fn delete(link: u32, addr: IpAddr, prefix_len: u8) -> Request {
     Request::new(RTM_DELADDR, &message(link, addr, prefix_len), 0)
 }
 
+/// `ip address show`.
+pub fn all(socket: &mut Socket) -> Result<Vec<Address>> {
+    let request = Request::new(RTM_GETADDR, &AddressMessage::default(), 0);
+    socket.dump(&request, |(kind, body)| Ok(parse(kind, body)))
+}
+
 /// `ip address show dev …`.
 pub fn of_link(socket: &mut Socket, link: u32) -> Result<Vec<Address>> {
     let mut message = AddressMessage::default();

