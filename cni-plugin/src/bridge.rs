@@ -105,7 +105,18 @@ fn apply_options(socket: &mut Socket, conf: &BridgeConf, bridge: &Link) -> Resul
     if !bridge.up {
         requests.push(link::up(bridge.index));
     }
+    if bridge.alias.as_deref() != Some(ALIAS) && !has_pinned_mac(&bridge.name) {
+        // Set to itself, it no longer follows the lowest port: pods know their gateway by it.
+        requests.extend(bridge.mac.map(|mac| link::set_mac(bridge.index, mac)));
+    }
     socket.execute(&requests).map_err(|error| refused(format!("set up bridge {}", conf.name), &error))
+}
+
+/// Whether somebody set the MAC (`NET_ADDR_SET`). Netlink does not tell, so where /sys does not either it is left
+/// alone: setting it on each ADD would flush the bridge's neighbours.
+fn has_pinned_mac(bridge: &str) -> bool {
+    let kind = std::fs::read_to_string(format!("/sys/class/net/{bridge}/addr_assign_type"));
+    kind.map_or(true, |kind| kind.trim() == "3")
 }
 
 /// Puts the gateways on `device`. IPv4 suffers one subnet only, unless `force` replaces it; IPv6 subnets may
@@ -138,8 +149,6 @@ pub fn ensure_gateways(
         }
     }
     requests.extend(missing.iter().map(|gateway| add_gateway(device.index, gateway)));
-    // Set to itself, the MAC stops following the lowest port of a bridge that others made.
-    requests.extend(device.mac.map(|mac| link::set_mac(device.index, mac)));
     add_addresses(socket, name, &requests)
 }
 

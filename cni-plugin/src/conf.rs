@@ -185,7 +185,8 @@ fn refuse_bridge_options(object: &Object) -> Result<(), Error> {
         }
     }
     for key in ["bridge", "vlan", "vlanTrunk"] {
-        if let Some(value) = object.get(key).filter(|value| **value != 0 && **value != "") {
+        if let Some(value) = object.get(key).filter(|value| **value != 0 && **value != "" && !is_empty(value))
+        {
             return Err(Error::unsupported(key, value).with_details("there is no bridge in mode \"veth\""));
         }
     }

@@ -76,7 +76,7 @@ impl LogConf {
     pub fn parse(object: &Object) -> Result<Self, Error> {
         let mut conf = Self::default();
         match object.string("logFile")?.as_deref() {
-            None => {}
+            None | Some("") => {}
             Some("stderr") => conf.target = Target::Stderr,
             Some(path) if path.starts_with('/') => conf.target = Target::File(path.into()),
             Some(other) => {

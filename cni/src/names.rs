@@ -94,6 +94,8 @@ fn ifname_problem(text: &str) -> Option<&'static str> {
         Some("interface name is too long, it may have 15 bytes")
     } else if text == "." || text == ".." {
         Some("interface name is . or ..")
+    } else if text.contains('%') {
+        Some("interface name contains %, which the kernel takes for a pattern")
     } else if text.chars().any(forbidden) {
         Some("interface name contains / or : or whitespace or control characters")
     } else {

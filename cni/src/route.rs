@@ -9,6 +9,9 @@ use crate::ip::{IfAddr, Subnet, parse_ip};
 use crate::object::Object;
 use crate::version::Version;
 
+/// The largest scope (`RT_SCOPE_NOWHERE`).
+const SCOPE_MAX: u32 = 255;
+
 /// A route for the container. Without `gw` it goes by the address' gateway of the same family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -56,7 +59,7 @@ impl Route {
             advmss: nonzero("advmss")?,
             priority: nonzero("priority")?,
             table: object.u32("table")?,
-            scope: object.u32("scope")?,
+            scope: scope(object, code)?,
         })
     }
 
@@ -93,6 +96,16 @@ pub(crate) fn gateway(object: &Object, key: &str, code: u32) -> Result<Option<Ip
     let Some(text) = object.text(key)? else { return Ok(None) };
     let ip = parse_ip(&text).map(Some);
     ip.map_err(|problem| Error::new(code, format!("{}: {problem}", object.path_of(key))))
+}
+
+fn scope(object: &Object, code: u32) -> Result<Option<u32>, Error> {
+    match object.u32("scope")? {
+        Some(scope) if scope > SCOPE_MAX => Err(Error::new(
+            code,
+            format!("{}: {scope} is no scope (0 to {SCOPE_MAX})", object.path_of("scope")),
+        )),
+        scope => Ok(scope),
+    }
 }
 
 #[cfg(test)]

@@ -70,7 +70,8 @@ impl FromStr for Mac {
         let mut octets = [0; 6];
         let mut parts = text.split([':', '-']);
         for octet in &mut octets {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(bad)?;
+            let pair = |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let part = parts.next().filter(pair).ok_or_else(bad)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| bad())?;
         }
         let multicast = octets[0] & 1 == 1;

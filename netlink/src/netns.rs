@@ -39,7 +39,9 @@ impl Netns {
             .open(path)
             .map_err(OpenError::Open)?;
         let kind = fstatfs(&file).map_err(|errno| OpenError::Open(errno.into()))?;
-        if kind.filesystem_type() != NSFS_MAGIC {
+        if kind.filesystem_type() != NSFS_MAGIC
+            || sys::namespace_type(file.as_fd()) != Some(libc::CLONE_NEWNET)
+        {
             return Err(OpenError::NotNamespace);
         }
         Ok(Self { file })

@@ -34,6 +34,15 @@ pub fn u64_option(fd: BorrowedFd<'_>, option: i32) -> io::Result<u64> {
     if outcome == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The kind of a namespace file, one of `CLONE_NEW…` (ioctl_ns(2), Linux 4.11); `None` if it is none.
+pub fn namespace_type(fd: BorrowedFd<'_>) -> Option<i32> {
+    /// `NS_GET_NSTYPE` (include/uapi/linux/nsfs.h).
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument.
+    let kind = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) };
+    (kind >= 0).then_some(kind)
+}
+
 /// Limits the multicast messages a socket receives to those of `message_type` about interface `ifindex`
 /// (a classic BPF program over `struct nlmsghdr` and `struct ifinfomsg`).
 ///

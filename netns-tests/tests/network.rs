@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common_node::packet::{Frame, Tap, mac_bytes};
 use common_node::{
     Case, addresses, addresses_of, assert_reaches, bare, first_ping, gateways, has_flag, host_end, link, links, list,
-    neighbour, taken, with, with_result,
+    neighbour, skip_dad, taken, with, with_result,
 };
 use netns_tests::{Allow, Cni, Inside, Node, Pod, Residue, Server, lab, require, wait_for, wait_until, weft_bin_dir};
 use serde_json::{Value, json};
@@ -43,7 +43,10 @@ fn the_result_of_add_is_what_the_kernel_has() {
     for case in Case::all() {
         let plain = json!({"ipMasq": false});
         let (node, far) = (lab.node(&case.name()), lab.node(&format!("{}-far", case.name())));
-        lab.wire((&node, &["198.18.0.1/30", "fd00:18::1/64"]), (&far, &["198.18.0.2/30", "fd00:18::2/64"]));
+        let ends = (["198.18.0.1/30", "fd00:18::1/64"], ["198.18.0.2/30", "fd00:18::2/64"]);
+        let wire = lab.wire((&node, &ends.0), (&far, &ends.1));
+        skip_dad(&node, &wire.link);
+        skip_dad(&far, &wire.link);
         for (from, to) in [
             (&far, ["10.244.0.0/24", "198.18.0.1"]),
             (&far, ["fd00:244::/64", "fd00:18::1"]),
@@ -318,6 +321,7 @@ fn masquerade_hides_pods_from_the_outside_only() {
         for masquerade in [true, false] {
             let node = lab.node(&format!("{}-{masquerade}", case.name()));
             let server = lab.outside(&node);
+            skip_dad(&node, "uplink0");
             let conf = with(&case.conf(), &json!({"ipMasq": masquerade}));
             let (pod, result) = add(&node, "a", &conf);
             let (other, others) = add(&node, "b", &conf);

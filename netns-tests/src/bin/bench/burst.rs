@@ -10,8 +10,10 @@ use crate::chain::Attachment;
 use crate::options::Effort;
 use crate::samples::Samples;
 use crate::subject::{Attached, Subject};
-use crate::{Outcome, process};
+use crate::{Outcome, process, turns};
 
+/// Before each round: the kernel is to be done with what it put off in the one before.
+const REST: Duration = Duration::from_millis(50);
 /// How many at once.
 pub const WORKERS: usize = 16;
 
@@ -51,8 +53,7 @@ struct Served {
 pub fn measure(subjects: &[Subject], pods: &[Pod], effort: &Effort) -> Outcome<Vec<Bursts>> {
     let mut all: Vec<Bursts> = subjects.iter().map(|_| Bursts::default()).collect();
     for turn in 0..effort.burst_rounds {
-        for place in 0..subjects.len() {
-            let which = (turn + place) % subjects.len();
+        for which in turns::order(subjects.len(), turn) {
             if let (Some(subject), Some(bursts)) = (subjects.get(which), all.get_mut(which)) {
                 round(subject, pods, effort.burst_pods, bursts)?;
             }
@@ -98,6 +99,7 @@ impl Phase {
         jobs: Vec<Job>,
         at_return: impl FnOnce() -> Outcome<()> + Send + 'a,
     ) -> Outcome<Vec<Attached>> {
+        std::thread::sleep(REST);
         let (served, settled) = subject.node.enter(|| -> Outcome<_> {
             let served = serve(subject, jobs)?;
             at_return()?;

@@ -25,8 +25,15 @@ pub struct Spec {
     /// What the reference runs, and what Weft runs.
     pub title: &'static str,
     pub targets: Targets,
-    section: Section,
+    kind: Kind,
     bare: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Full,
+    Ptp,
 }
 
 /// Upper and lower bounds of Weft's figure divided by the reference's.
@@ -43,7 +50,7 @@ const SPECS: [Spec; 3] = [
         name: "plain",
         title: "bridge(isDefaultGateway) + host-local  against  weft(mode bridge, isDefaultGateway)",
         targets: Targets { add: Some(0.20), del: Some(0.10), add_rate: Some(5.0), del_rate: Some(4.0) },
-        section: Section::Plain,
+        kind: Kind::Plain,
         bare: false,
     },
     Spec {
@@ -51,26 +58,36 @@ const SPECS: [Spec; 3] = [
         title: "bridge(isDefaultGateway, ipMasq, hairpinMode) + host-local + portmap(no ports asked)  against  \
                 weft(mode bridge, isDefaultGateway, ipMasq, hairpinMode)",
         targets: Targets { add: Some(0.08), del: Some(0.03), add_rate: Some(10.0), del_rate: Some(20.0) },
-        section: Section::Full,
+        kind: Kind::Full,
         bare: false,
     },
     Spec {
         name: "ptp",
         title: "ptp + host-local  against  weft(mode veth)",
         targets: Targets { add: None, del: None, add_rate: None, del_rate: None },
-        section: Section::Ptp,
+        kind: Kind::Ptp,
         bare: false,
     },
 ];
 
 /// The chains that are asked for. The floor alone is measured for a bridge and for veth.
 pub fn wanted(options: &Options) -> Vec<Spec> {
-    let wanted: Vec<Spec> = SPECS.into_iter().filter(|spec| options.wants(spec.section)).collect();
+    let wanted: Vec<Spec> = SPECS.into_iter().filter(|spec| options.wants(spec.kind.section())).collect();
     if !wanted.is_empty() || !options.wants(Section::Floor) {
         return wanted;
     }
     let bare = |spec: Spec| Spec { title: "the bare kernel alone", bare: true, ..spec };
-    SPECS.into_iter().filter(|spec| spec.section != Section::Full).map(bare).collect()
+    SPECS.into_iter().filter(|spec| spec.kind != Kind::Full).map(bare).collect()
+}
+
+impl Kind {
+    fn section(self) -> Section {
+        match self {
+            Self::Plain => Section::Plain,
+            Self::Full => Section::Full,
+            Self::Ptp => Section::Ptp,
+        }
+    }
 }
 
 /// For the person who waits.
@@ -102,14 +119,16 @@ impl Spec {
 
     fn reference(&self) -> Value {
         let ipam = json!({"type": "host-local", "ranges": [[{"subnet": SUBNET}]]});
-        let plugins = match self.section {
-            Section::Full => json!([
+        let plugins = match self.kind {
+            Kind::Full => json!([
                 {"type": "bridge", "bridge": BRIDGE, "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
                  "ipam": ipam},
                 {"type": "portmap", "capabilities": {"portMappings": true}},
             ]),
-            Section::Ptp => json!([{"type": "ptp", "ipam": with_default_route(&ipam)}]),
-            _ => json!([{"type": "bridge", "bridge": BRIDGE, "isDefaultGateway": true, "ipam": ipam}]),
+            Kind::Ptp => json!([{"type": "ptp", "ipam": with_default_route(&ipam)}]),
+            Kind::Plain => {
+                json!([{"type": "bridge", "bridge": BRIDGE, "isDefaultGateway": true, "ipam": ipam}])
+            }
         };
         json!({"cniVersion": VERSION, "name": self.name, "plugins": plugins})
     }
@@ -117,20 +136,20 @@ impl Spec {
     /// The same keys, `type` changed and the built-in IPAM.
     fn weft(&self) -> Value {
         let ipam = json!({"ranges": [[{"subnet": SUBNET}]]});
-        let plugin = match self.section {
-            Section::Full => {
+        let plugin = match self.kind {
+            Kind::Full => {
                 json!({"type": "weft", "bridge": BRIDGE, "isDefaultGateway": true, "ipMasq": true,
                                     "hairpinMode": true, "ipam": ipam})
             }
-            Section::Ptp => json!({"type": "weft", "mode": "veth", "ipam": with_default_route(&ipam)}),
-            _ => json!({"type": "weft", "bridge": BRIDGE, "isDefaultGateway": true, "ipam": ipam}),
+            Kind::Ptp => json!({"type": "weft", "mode": "veth", "ipam": with_default_route(&ipam)}),
+            Kind::Plain => json!({"type": "weft", "bridge": BRIDGE, "isDefaultGateway": true, "ipam": ipam}),
         };
         json!({"cniVersion": VERSION, "name": self.name, "plugins": [plugin]})
     }
 
     fn floor(&self, node: &Node) -> Outcome<Floor> {
         node.set_sysctl("net/ipv4/ip_forward", "1");
-        if self.section == Section::Ptp {
+        if self.kind == Kind::Ptp {
             return Floor::new(GATEWAY, None, false);
         }
         node.run(["ip", "link", "add", BRIDGE, "type", "bridge"]);
@@ -138,7 +157,7 @@ impl Spec {
         node.run(["ip", "link", "set", BRIDGE, "up"]);
         let bridge = node.json(["ip", "-j", "link", "show", "dev", BRIDGE])[0]["ifindex"].as_u64();
         let bridge = bridge.and_then(|index| u32::try_from(index).ok()).ok_or("the bridge has no index")?;
-        Floor::new(GATEWAY, Some(bridge), self.section == Section::Full)
+        Floor::new(GATEWAY, Some(bridge), self.kind == Kind::Full)
     }
 }
 

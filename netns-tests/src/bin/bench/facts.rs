@@ -82,7 +82,7 @@ pub fn machine(programs: &Programs) -> Outcome<Facts> {
         ("date", said_by(Path::new("date"), &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_default()),
         ("kernel", first_line("/proc/sys/kernel/osrelease")),
         ("cores", format!("{cores}, {}", model.map_or("", |(_, name)| name.trim()))),
-        ("load before", first_line("/proc/loadavg")),
+        ("load before", describe_load(&first_line("/proc/loadavg"), cores)),
         ("weft", describe_weft(&programs.weft)?),
     ];
     for reference in &programs.references {
@@ -94,6 +94,14 @@ pub fn machine(programs: &Programs) -> Outcome<Facts> {
     facts.push(("iptables", said_by(Path::new("iptables"), &["--version"]).unwrap_or_default()));
     facts.push(("bare kernel", describe_floor()));
     Ok(facts)
+}
+
+/// Others at work make every figure larger and every ratio milder.
+fn describe_load(averages: &str, cores: usize) -> String {
+    let latest: f64 = averages.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    let free = u32::try_from(cores).is_ok_and(|cores| latest < f64::from(cores) / 2.0);
+    let warning = if free { "" } else { "   THE MACHINE IS BUSY: times are too long, ratios too near to 1" };
+    format!("{averages}{warning}")
 }
 
 fn describe_weft(weft: &Program) -> Outcome<String> {

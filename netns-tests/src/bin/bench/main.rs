@@ -19,6 +19,7 @@ mod sequential;
 mod start;
 mod subject;
 mod sys;
+mod turns;
 mod witness;
 
 use std::error::Error;

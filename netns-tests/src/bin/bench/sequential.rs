@@ -1,11 +1,17 @@
-//! One operation at a time: the subjects take turns, pair by pair, and each pair another one begins.
+//! One operation at a time: the subjects take turns, pair by pair, in every order.
+
+use std::time::Duration;
 
 use netns_tests::Pod;
 
-use crate::Outcome;
 use crate::options::Effort;
 use crate::samples::Samples;
 use crate::subject::{Attached, Subject, Timed, Work};
+use crate::{Outcome, turns};
+
+/// Before each timed operation: what the kernel puts off (link watch, address configuration, RCU callbacks) must
+/// not be counted against the operation that happens to come next.
+const REST: Duration = Duration::from_millis(10);
 
 /// What was measured of one subject.
 #[derive(Debug, Default)]
@@ -31,8 +37,7 @@ pub struct Clocks {
 pub fn measure(subjects: &[Subject], pods: &[Pod], effort: &Effort) -> Outcome<Vec<Sequential>> {
     let mut all: Vec<Sequential> = subjects.iter().map(|_| Sequential::default()).collect();
     for (turn, pod) in pods.iter().take(effort.pairs).enumerate() {
-        for place in 0..subjects.len() {
-            let which = (turn + place) % subjects.len();
+        for which in turns::order(subjects.len(), turn) {
             if let (Some(subject), Some(result)) = (subjects.get(which), all.get_mut(which)) {
                 pair(subject, pod, result)?;
             }
@@ -48,6 +53,7 @@ pub fn measure(subjects: &[Subject], pods: &[Pod], effort: &Effort) -> Outcome<V
 
 fn pair(subject: &Subject, pod: &Pod, result: &mut Sequential) -> Outcome<()> {
     let at = subject.attachment(pod);
+    std::thread::sleep(REST);
     let add = subject.timed(|| subject.add(&at), |_| Ok(()))?;
     result.add.note(&add, &add.value.steps);
     let attached = Attached { at, result: add.value.stdout };
@@ -56,6 +62,7 @@ fn pair(subject: &Subject, pod: &Pod, result: &mut Sequential) -> Outcome<()> {
         (Some(witness), Some(trace)) => witness.assert_gone(trace),
         _ => Ok(()),
     };
+    std::thread::sleep(REST);
     let del = subject.timed(|| subject.del(&attached), |_| look())?;
     result.del.note(&del, &del.value.steps);
     result.cpu.push(add.cpu + del.cpu);
@@ -94,7 +101,7 @@ fn retake(subject: &Subject, pod: &Pod, other: &Pod) -> Outcome<usize> {
 }
 
 impl Clocks {
-    fn note<T>(&mut self, timed: &Timed<T>, steps: &[std::time::Duration]) {
+    fn note<T>(&mut self, timed: &Timed<T>, steps: &[Duration]) {
         self.returned.push(timed.returned);
         self.settled.push(timed.settled);
         self.steps.resize(steps.len(), Samples::default());
