@@ -1,31 +1,28 @@
 //! ADD. The order is the one that leaks least: validate, look, lock, write the intent, take addresses, make the
 //! link, set it up, write "done", verify, answer. On any failure everything is taken back.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+mod addresses;
+mod answer;
+mod pair;
 
-use weft_cni::delegate::Delegate;
+use std::net::IpAddr;
+
 use weft_cni::error::{Error, code};
-use weft_cni::hostlocal::IpamConf;
-use weft_cni::request::Command;
-use weft_cni::result::{AddResult, Interface, IpConfig, check_family_limit};
+use weft_cni::result::AddResult;
 use weft_cni::run::Call;
 use weft_ipam::alias::Alias;
 use weft_ipam::clock::{Deadline, boot_nanos};
-use weft_ipam::foreign::Foreign;
 use weft_ipam::{
-    Attachment, Begun, Blocks, Bridge, Hash, Host, HostKernel, Kernel, Owner, Phase, Pool, Ranges, Record,
-    Source, State, TakenAddress, Taking, refused, take,
+    Attachment, Begun, Bridge, Hash, Host, HostKernel, Kernel, Owner, Phase, Pool, Record, State, refused,
 };
-use weft_netlink::link::{self as kernel_link, Link, Mac, NewVeth, PortFlags};
+use weft_netlink::link::{self as kernel_link, Link, Mac};
 use weft_netlink::{Protocol, Socket, rules};
 
 use crate::addressing::{Granted, Plan, PodRoute, plan};
-use crate::conf::{BridgeConf, Conf, Ipam, Mode};
-use crate::link::{self, Pair, Refusal};
+use crate::conf::{Conf, Ipam, Mode};
 use crate::pod::{Pod, PodEnd};
 use crate::veth::Claimed;
-use crate::{bridge, del, forwarding, masquerade, sysctl, veth};
+use crate::{bridge, del, link, masquerade, sysctl, veth};
 
 /// How many addresses that prove to be a live pod's are put aside before giving up.
 const CLAIM_ATTEMPTS: usize = 16;
@@ -141,7 +138,7 @@ impl<'s> Job<'_, 's> {
     }
 
     fn intent(&self, bridge: Option<&Link>) -> Record {
-        let netns = self.call.attachment.netns.clone().unwrap_or_else(PathBuf::new);
+        let netns = self.call.attachment.netns.clone().unwrap_or_default();
         let mut record = Record::begun(boot_nanos(), crate::plugin::calling_runtime(), netns);
         let id = self.attachment.id();
         record.host = Some(Host {
@@ -152,87 +149,6 @@ impl<'s> Job<'_, 's> {
         });
         record.bridge = bridge.map(|link| Bridge { name: link.name.clone(), index: link.index });
         record
-    }
-
-    fn obtain_addresses(&mut self, record: &mut Record) -> Result<(Granted, Vec<Pool>), Error> {
-        match &self.conf.ipam {
-            Ipam::None => {
-                self.attachment.write(record)?;
-                Ok((Granted::default(), Vec::new()))
-            }
-            Ipam::Delegated(kind) => Ok((self.delegate_add(kind, record)?, Vec::new())),
-            Ipam::BuiltIn(ipam) => self.take_addresses(ipam, record),
-        }
-    }
-
-    fn take_addresses(
-        &mut self,
-        ipam: &IpamConf,
-        record: &mut Record,
-    ) -> Result<(Granted, Vec<Pool>), Error> {
-        let network = self.call.conf.name.as_str();
-        let source: Box<dyn Source> = if ipam.sets.is_empty() {
-            Box::new(Blocks::new(ipam.requested.clone()))
-        } else {
-            Box::new(Ranges::new(network, ipam.clone()))
-        };
-        let pools = source.pools(self.attachment.state())?;
-        if source.is_cluster() && self.conf.ip_masq {
-            return Err(Error::unsupported("ipMasq", true).with_details(
-                "addresses of the cluster are masqueraded by weftd: see [network] masquerade",
-            ));
-        }
-        let count = |v4| pools.iter().filter(|pool| pool.is_ipv4() == v4).count();
-        check_family_limit(self.call.conf.version, count(true), count(false))?;
-        let foreign = Foreign::of(self.call.conf);
-        let mut taking = Taking {
-            kernel: &mut self.kernel,
-            foreign: &foreign,
-            cooldown: ipam.cooldown_seconds,
-            avoid: &self.avoid,
-            deadline: self.deadline,
-        };
-        record.routed = source.is_cluster() && record.bridge.is_some();
-        take(&self.attachment, record, &pools, &mut taking)?;
-        let ip = |taken: &TakenAddress| IpConfig {
-            address: taken.address,
-            gateway: taken.gateway,
-            interface: None,
-        };
-        let granted = Granted {
-            ips: record.addresses.iter().map(ip).collect(),
-            routes: ipam.routes.clone(),
-            dns: ipam.dns.clone().unwrap_or_default(),
-            cluster: source.is_cluster(),
-        };
-        Ok((granted, pools))
-    }
-
-    fn delegate_add(&mut self, kind: &str, record: &mut Record) -> Result<Granted, Error> {
-        // Looked for first: what cannot be run needs no DEL.
-        let delegate = Delegate::find(kind, &self.call.env.path)?;
-        record.delegate = Some(kind.to_owned());
-        self.attachment.write(record)?;
-        let conf = self.call.conf.raw.clone();
-        let answer = delegate.run(Command::Add, self.call.env, &conf, self.deadline.instant())?;
-        let object =
-            answer.ok_or_else(|| Error::new(code::IPAM, format!("IPAM plugin {kind} returned no result")))?;
-        let result = AddResult::parse(&object)?;
-        if result.ips.is_empty() {
-            return Err(Error::new(
-                code::IPAM,
-                format!("IPAM plugin {kind}: IPAM plugin returned missing IP config"),
-            ));
-        }
-        let held = |ip: &IpConfig| TakenAddress {
-            address: ip.address,
-            gateway: ip.gateway,
-            file: String::new(),
-            slot: None,
-        };
-        record.addresses = result.ips.iter().map(held).collect();
-        self.attachment.write(record)?;
-        Ok(Granted { ips: result.ips, routes: result.routes, dns: result.dns, cluster: false })
     }
 
     fn check_families(&self, plan: &Plan) -> Result<(), Error> {
@@ -328,97 +244,6 @@ impl<'s> Job<'_, 's> {
         })
     }
 
-    /// What all pods of the node share: gateways on the bridge, forwarding.
-    fn prepare_node(&mut self, plan: &Plan, bridge: Option<&Link>) -> Result<Option<Link>, Error> {
-        let mut gateway_link = None;
-        if let (Mode::Bridge(conf), Some(bridge)) = (&self.conf.mode, bridge) {
-            let socket = self.kernel.socket()?;
-            if !plan.gateways.is_empty() {
-                if let Some(vlan) = conf.vlan.access {
-                    gateway_link = Some(bridge::ensure_vlan_gateway(socket, bridge, vlan, self.conf.mtu)?);
-                }
-                let carrier = gateway_link.as_ref().unwrap_or(bridge);
-                bridge::ensure_gateways(socket, carrier, &plan.gateways, conf.force_address)?;
-            }
-            if plan.routed {
-                bridge::forbid_redirects(&bridge.name)?;
-            }
-        }
-        let carries = |v4: bool| plan.gateways.iter().any(|gateway| gateway.addr().is_ipv4() == v4);
-        if carries(true) {
-            forwarding::enable_ipv4()?;
-        }
-        if carries(false) {
-            forwarding::enable_ipv6(self.kernel.socket()?)?;
-        }
-        Ok(gateway_link)
-    }
-
-    fn make_pair(
-        &mut self,
-        plan: &Plan,
-        bridge: Option<&Link>,
-        pod_mac: Mac,
-        alias: &str,
-    ) -> Result<Result<(), Claimed>, Error> {
-        let id = self.attachment.id().clone();
-        let host_name = id.host_name();
-        let port = match &self.conf.mode {
-            Mode::Bridge(conf) => Some(port_flags(conf)),
-            Mode::Veth => None,
-        };
-        let veth = NewVeth {
-            host_name: &host_name,
-            host_mac: link::host_mac(&id),
-            pod_name: self.call.attachment.ifname.as_str(),
-            pod_mac,
-            pod_netns: link::fd_of(self.pod.netns()),
-            mtu: self.conf.mtu,
-            master: bridge.map(|bridge| bridge.index),
-        };
-        let pair = Pair { veth, alias, port, ipv6: self.conf.link_has_ipv6() };
-        let socket = self.kernel.socket()?;
-        let claims = |bridge: &Link| veth::claims_on_bridge(bridge.index, plan, pod_mac);
-        let mut outcome = link::make(socket, &pair, bridge.map(claims).unwrap_or_default());
-        if let Err(Refusal::Exists(_)) = &outcome
-            && let Some(left_over) = link::host_end_by_name(socket, &id)?
-        {
-            // The name is this attachment's own: a killed ADD whose record was wiped left it.
-            self.notes.push(format!("removed the left-over link {host_name}"));
-            link::delete(&mut self.kernel, left_over.index, self.deadline)?;
-            outcome = link::make(self.kernel.socket()?, &pair, Vec::new());
-        }
-        match (outcome, bridge) {
-            (Ok(()), _) => {}
-            (Err(Refusal::Before(error)), Some(bridge)) if error.is(libc::EEXIST) => {
-                let settled =
-                    veth::settle_on_bridge(self.kernel.socket()?, bridge.index, plan, pod_mac, alias)?;
-                if settled.is_err() {
-                    return Ok(settled);
-                }
-            }
-            (Err(refusal), _) => return Err(refusal.into_error(&pair)),
-        }
-        if let (true, Some(bridge)) = (plan.routed, bridge)
-            && let Err(claimed) = veth::route_over_bridge(self.kernel.socket()?, bridge.index, plan)?
-        {
-            return Ok(Err(claimed));
-        }
-        self.join_vlans(&host_name)?;
-        Ok(Ok(()))
-    }
-
-    fn join_vlans(&mut self, host_name: &str) -> Result<(), Error> {
-        let Mode::Bridge(conf) = &self.conf.mode else { return Ok(()) };
-        if !conf.vlan.is_used() {
-            return Ok(());
-        }
-        let socket = self.kernel.socket()?;
-        let failed = |error: weft_netlink::Error| refused(format!("put {host_name} into its VLANs"), &error);
-        let Some(host) = kernel_link::by_name(socket, host_name).map_err(failed)? else { return Ok(()) };
-        socket.execute(&conf.vlan.requests(host.index)).map_err(failed)
-    }
-
     fn write_rules(
         &mut self,
         record: &mut Record,
@@ -459,43 +284,6 @@ impl<'s> Job<'_, 's> {
         Ok(done)
     }
 
-    /// The kernel knows the address as a live pod's: the records are wrong. Let go of it, and of the link.
-    fn put_aside(&mut self, record: &mut Record, claimed: Claimed) -> Result<(), Error> {
-        let Claimed { address, holder } = claimed;
-        self.notes
-            .push(format!("put {address} aside: {holder} has it in the kernel, though no record says so"));
-        if let Some(host) = link::host_end_by_name(self.kernel.socket()?, self.attachment.id())? {
-            link::delete(&mut self.kernel, host.index, self.deadline)?;
-        }
-        self.unclaim(record, Some(address))?;
-        self.attachment.release_all(Some(record))?;
-        self.attachment.state().distrust()?;
-        self.avoid.push(address);
-        match self.conf.ipam {
-            Ipam::BuiltIn(_) => Ok(()),
-            Ipam::None | Ipam::Delegated(_) => {
-                Err(Error::new(code::IPAM, format!("the IPAM plugin gave {address}, which {holder} has"))
-                    .with_details("its records are wrong: release the address there"))
-            }
-        }
-    }
-
-    /// Removes the neighbour entries and routes on the bridge that are ours: all but a live pod's.
-    fn unclaim(&mut self, record: &Record, except: Option<IpAddr>) -> Result<(), Error> {
-        let Some(bridge) = &record.bridge else { return Ok(()) };
-        let mut mine = Vec::new();
-        for ip in record.addresses.iter().map(|taken| taken.address.addr()).filter(|ip| Some(*ip) != except) {
-            if veth::live_holder(self.kernel.socket()?, ip, "")?.is_none() {
-                mine.push(ip);
-            }
-        }
-        weft_ipam::remove_neighbours(self.kernel.socket()?, bridge.index, &mine)?;
-        if record.routed {
-            weft_ipam::remove_routes(self.kernel.socket()?, bridge.index, &mine)?;
-        }
-        Ok(())
-    }
-
     /// Takes everything back. What cannot be taken back is added to the error, and stays on record for DEL.
     fn undo(self, error: Error) -> Error {
         let Self { attachment, mut kernel, call, conf: _, .. } = self;
@@ -517,48 +305,5 @@ impl<'s> Job<'_, 's> {
                 error.with_details(details.trim_start_matches("; and ").to_owned())
             }
         }
-    }
-}
-
-fn port_flags(conf: &BridgeConf) -> PortFlags {
-    PortFlags { hairpin: conf.hairpin, isolated: conf.isolated }
-}
-
-impl Done {
-    /// The answer: our part behind what earlier plugins of the chain reported.
-    fn into_result(self, call: &Call<'_>, conf: &Conf, previous: Option<AddResult>) -> AddResult {
-        let mut result = previous.unwrap_or_default();
-        let interface = |link: &Link| Interface {
-            name: link.name.clone(),
-            mac: link.mac.map_or_else(String::new, |mac| mac.to_string()),
-            mtu: Some(link.mtu),
-            ..Interface::default()
-        };
-        result.interfaces.extend(self.bridge.iter().map(interface));
-        result.interfaces.push(interface(&self.host));
-        let pod = result.interfaces.len();
-        result.interfaces.push(Interface {
-            name: call.attachment.ifname.as_str().to_owned(),
-            mac: self.pod_mac.to_string(),
-            mtu: Some(self.host.mtu),
-            sandbox: call
-                .attachment
-                .netns
-                .as_deref()
-                .map_or_else(String::new, |path| path.display().to_string()),
-            ..Interface::default()
-        });
-        result.interfaces.extend(self.gateway_link.iter().map(interface));
-        result.ips.extend(self.plan.addresses.iter().map(|address| IpConfig {
-            address: address.address,
-            gateway: address.gateway,
-            interface: Some(pod),
-        }));
-        result.routes.extend(self.routes.into_iter().map(|route| route.route));
-        let dns = conf.dns.clone().unwrap_or(self.granted.dns);
-        if !dns.is_empty() {
-            result.dns = dns;
-        }
-        result
     }
 }

@@ -208,3 +208,6 @@ fn first_host(network: &Subnet) -> IpAddr {
         IpAddr::V6(v6) => IpAddr::V6(v6.to_bits().saturating_add(1).into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,3 +91,97 @@ fn run(object: &Object) -> Result<Vec<(u16, u16)>, Error> {
     runs.extend(id("id")?.map(|id| (id, id)));
     Ok(runs)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parsed(conf: Value) -> Result<VlanConf, Error> {
+        parse(&Object::from_value("", &conf).unwrap())
+    }
+
+    #[test]
+    fn good_trunks_are_read_as_runs() {
+        for (trunk, runs) in [
+            (json!([{"id": 101}]), vec![(101, 101)]),
+            (json!([{"minID": 200, "maxID": 210}]), vec![(200, 210)]),
+            (json!([{"id": 101}, {"minID": 200, "maxID": 210}]), vec![(101, 101), (200, 210)]),
+            (json!([{"id": 1, "minID": 5, "maxID": 5}]), vec![(5, 5), (1, 1)]),
+            (json!([]), vec![]),
+        ] {
+            assert_eq!(parsed(json!({"vlanTrunk": trunk})).unwrap().trunk, runs, "{trunk}");
+        }
+    }
+
+    #[test]
+    fn bad_trunks_are_refused_in_the_reference_plugins_words() {
+        for (element, sentence) in [
+            (json!({"minID": 10}), "minID and maxID should be configured simultaneously, maxID is missing"),
+            (json!({"maxID": 10}), "minID and maxID should be configured simultaneously, minID is missing"),
+            (json!({"minID": 20, "maxID": 10}), "minID is greater than maxID in trunk parameter"),
+            (json!({"minID": 0, "maxID": 10}), "incorrect trunk minID parameter"),
+            (json!({"minID": 4095, "maxID": 4095}), "incorrect trunk minID parameter"),
+            (json!({"minID": 1, "maxID": 4095}), "incorrect trunk maxID parameter"),
+            (json!({"minID": 1, "maxID": 0}), "incorrect trunk maxID parameter"),
+            (json!({"id": 0}), "incorrect trunk id parameter"),
+            (json!({"id": 4095}), "incorrect trunk id parameter"),
+        ] {
+            let error = parsed(json!({"vlanTrunk": [element]})).unwrap_err();
+            assert_eq!((error.code, error.msg.as_str()), (7, sentence), "{element}");
+        }
+    }
+
+    #[test]
+    fn vlan_ids_end_at_4094_and_zero_means_none() {
+        assert_eq!(parsed(json!({"vlan": 0})).unwrap(), VlanConf::default());
+        assert_eq!(parsed(json!({"vlan": 4094})).unwrap().access, Some(4094));
+        for id in [-1, 4095, 70_000] {
+            let error = parsed(json!({"vlan": id})).unwrap_err();
+            assert_eq!(error.msg, format!("invalid VLAN ID {id} (must be between 0 and 4094)"));
+        }
+    }
+
+    /// No kernel here has VLAN filtering, so the messages are compared with what `bridge vlan` sends:
+    /// `struct ifinfomsg` of family AF_BRIDGE, then IFLA_AF_SPEC with one `struct bridge_vlan_info` per bound.
+    #[test]
+    fn the_requests_are_those_of_bridge_vlan() {
+        let conf = VlanConf { access: Some(100), trunk: vec![(200, 210)], preserve_default: false };
+        let entry = |flags: u16, vid: u16| {
+            [8u16, 2, flags, vid].into_iter().flat_map(u16::to_ne_bytes).collect::<Vec<u8>>()
+        };
+        let message = |entries: Vec<Vec<u8>>| {
+            let entries = entries.concat();
+            let mut bytes = vec![7u8, 0, 0, 0];
+            bytes.extend(42u32.to_ne_bytes());
+            bytes.extend([0; 8]);
+            bytes.extend((4 + u16::try_from(entries.len()).unwrap()).to_ne_bytes());
+            bytes.extend(26u16.to_ne_bytes());
+            bytes.extend(entries);
+            bytes
+        };
+        let requests = conf.requests(42);
+        let found: Vec<_> =
+            requests.iter().map(|request| (request.kind, unnested(&request.payload))).collect();
+        assert_eq!(
+            found,
+            vec![
+                (17, message(vec![entry(0, 1)])),                        // vid 1, RTM_DELLINK
+                (19, message(vec![entry(0x08, 200), entry(0x10, 210)])), // RANGE_BEGIN, RANGE_END
+                (19, message(vec![entry(0x06, 100)])),                   // PVID | UNTAGGED
+            ]
+        );
+        assert!(
+            VlanConf { preserve_default: true, ..conf }.requests(42).iter().all(|request| request.kind == 19)
+        );
+        assert!(VlanConf::default().requests(42).is_empty());
+    }
+
+    /// Without NLA_F_NESTED on IFLA_AF_SPEC, which the kernel takes with and without.
+    fn unnested(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = payload.to_vec();
+        bytes[19] &= 0x7f;
+        bytes
+    }
+}

@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -135,7 +134,7 @@ fn allocate(
     let pools = source.pools(attachment.state())?;
     let count = |v4| pools.iter().filter(|pool| pool.is_ipv4() == v4).count();
     check_family_limit(call.conf.version, count(true), count(false))?;
-    let netns = call.attachment.netns.clone().unwrap_or_else(PathBuf::new);
+    let netns = call.attachment.netns.clone().unwrap_or_default();
     let mut record = Record::begun(boot_nanos(), String::new(), netns);
     let foreign = foreign(call.conf);
     let mut taking =

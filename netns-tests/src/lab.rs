@@ -185,6 +185,8 @@ impl Inside for crate::inside::Place {
 
 /// Gives a link its addresses and sets it up.
 pub(crate) fn configure(place: &impl Inside, link: &str, addresses: &[&str]) {
+    // The link-local address too: while it is tentative the kernel solicits no next hop for what it forwards.
+    place.set_sysctl(&format!("net.ipv6.conf.{link}.accept_dad"), "0");
     place.run(["ip", "link", "set", link, "up"]);
     for address in addresses {
         // Duplicate address detection would keep an IPv6 address unusable for a second.

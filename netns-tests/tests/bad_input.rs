@@ -59,7 +59,7 @@ impl Scene {
     fn assert_unharmed(&self) {
         self.before.assert_settles(&self.node, &Allow::nothing());
         for gateway in ["10.244.0.1", "fd00:244::1"] {
-            assert!(self.living.ping(gateway.parse().unwrap(), 3), "the living pod lost {gateway}");
+            assert!(self.living.ping(gateway.parse().unwrap(), 1), "the living pod lost {gateway}");
         }
         let conf = with(&self.conf, "prevResult", self.result.clone());
         self.weft.check(&self.living, &conf).ok_empty();

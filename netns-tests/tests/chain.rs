@@ -314,9 +314,9 @@ fn upstreams_integration_conflists_pass() {
         "ipam": {"type": "host-local", "subnet": "10.1.2.0/24"}});
     let shaper = json!({"type": "bandwidth", "runtimeConfig": {"bandWidth": {"ingressRate": 800_000,
         "ingressBurst": 80_000, "egressRate": 800_000, "egressBurst": 80_000}}});
-    let bridge = |subnet: &str| {
+    let bridge = |first: &str| {
         json!({"type": "weft", "bridge": "bridge0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
-            "ipam": {"type": "host-local", "subnet": subnet}})
+            "ipam": {"type": "host-local", "subnet": "10.11.2.0/24", "rangeStart": first}})
     };
     let chain = |name: &str, plugins: Value| {
         node.chain(&json!({"cniVersion": "0.3.1", "name": name, "plugins": plugins}), dirs.clone())
@@ -332,8 +332,8 @@ fn upstreams_integration_conflists_pass() {
         assert!(!node.ping(ip_of(&result, 0), 1), "{name}");
     }
 
-    let open = chain("network-chain-1", json!([bridge("10.11.2.0/24")]));
-    let shaped = chain("network-chain-2", json!([bridge("10.12.2.0/24"), shaper]));
+    let open = chain("network-chain-1", json!([bridge("10.11.2.2")]));
+    let shaped = chain("network-chain-2", json!([bridge("10.11.2.100"), shaper]));
     let pods = [node.pod("open"), node.pod("shaped")];
     let [open_result, shaped_result] = [open.add(&pods[0]), shaped.add(&pods[1])]
         .map(|result| result.unwrap_or_else(|failure| panic!("{failure}")));

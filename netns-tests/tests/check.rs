@@ -256,7 +256,8 @@ fn assert_named(lab: &netns_tests::Lab, mode: &'static str, damages: &[Damage]) 
             let attached = Attached::new(node.clone(), mode, subnets);
             attached.check().ok_empty();
             let words = damage(&attached);
-            let damaged = Residue::take(&node);
+            // Snapshots are slow: dual stack is both families.
+            let damaged = (subnets.len() == 2).then(|| Residue::take(&node));
             let error = attached.check().error();
             let place = format!("{what} ({mode}, {subnets:?}): {error:?}");
             assert_eq!(error.code, CHECK_FAILED, "{place}");
@@ -265,7 +266,7 @@ fn assert_named(lab: &netns_tests::Lab, mode: &'static str, damages: &[Damage]) 
             }
             // A link that lost its carrier loses its neighbours a moment later, by the kernel.
             let allow = Allow::nothing().processes().text("Neighbour: ");
-            let changed = damaged.difference(&Residue::take(&node), &allow);
+            let changed = damaged.map(|before| before.difference(&Residue::take(&node), &allow)).unwrap_or_default();
             assert!(changed.is_empty(), "CHECK changed something; {place}\n{}", changed.join("\n"));
             attached.weft.del(&attached.pod, &attached.conf).ok_empty();
         }

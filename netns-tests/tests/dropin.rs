@@ -259,10 +259,10 @@ fn assert_switch(lab: &netns_tests::Lab, name: &str, conflist: &Value, switched:
     let gateway = gateway_of(&old_results[0]);
     assert_eq!(gateway_of(&new_results[0]), gateway);
     for (pod, others) in [(&old[0], &new_ips), (&new[0], &old_ips)] {
-        assert!(pod.ping(gateway, 2), "{name}: the gateway\n{}", neighbours(&node, pod));
-        assert!(others.iter().all(|ip| pod.ping(*ip, 2)), "{name}: {others:?}");
+        assert!(reaches(pod, gateway), "{name}: the gateway\n{}", neighbours(&node, pod));
+        assert!(others.iter().all(|ip| reaches(pod, *ip)), "{name}: {others:?}");
     }
-    assert!(old_ips.iter().chain(&new_ips).all(|ip| node.ping(*ip, 2)), "{name}: from the node");
+    assert!(old_ips.iter().chain(&new_ips).all(|ip| reaches(&node, *ip)), "{name}: from the node");
 
     // A stranger's DEL frees nothing; the pod's own does, once and repeatedly, with and without namespace.
     ok(after.del(&node.pod("stranger")));
@@ -279,8 +279,8 @@ fn assert_switch(lab: &netns_tests::Lab, name: &str, conflist: &Value, switched:
     weft.call("DEL").pod(&old[2]).env("CNI_NETNS", "").conf(&conf).env("CNI_CONTAINERID", old[1].container_id())
         .run().ok_empty();
     assert_eq!(reservations(&node, folder).len(), held - 2);
-    assert!(old[2].ping(gateway, 2) && new[0].ping(old_ips[2], 2), "{name}: the others live on");
-    assert!(new_ips.iter().all(|ip| old[2].ping(*ip, 2)));
+    assert!(reaches(&old[2], gateway) && reaches(&new[0], old_ips[2]), "{name}: the others live on");
+    assert!(new_ips.iter().all(|ip| reaches(&old[2], *ip)));
 
     // The runtime takes the namespace, and with it the old link.
     old[0].destroy_netns();
@@ -290,11 +290,16 @@ fn assert_switch(lab: &netns_tests::Lab, name: &str, conflist: &Value, switched:
     let mut freed = old_ips[..2].to_vec();
     freed.sort();
     assert_eq!(given, freed, "{name}");
-    assert!(again.iter().all(|pod| pod.ping(gateway, 2)));
+    assert!(again.iter().all(|pod| reaches(pod, gateway)));
     for pod in again.iter().chain(&new).chain(&old[2..]) {
         ok(after.del(pod));
     }
     assert_eq!(reservations(&node, folder), [""; 0]);
+}
+
+/// Whether `ip` answers; one echo is enough, on a busy machine three more may be needed.
+fn reaches(from: &impl Inside, ip: IpAddr) -> bool {
+    from.ping(ip, 1) || from.ping(ip, 3)
 }
 
 /// What node and pod know of their neighbours, for a message.
@@ -334,10 +339,11 @@ fn the_type_can_be_switched_under_running_pods_with_our_own_allocator() {
     for (name, conflist) in [("readme", readme("1.0.0")), ("podman", podman("0.4.0"))] {
         let conflist = small(conflist);
         let folder = format!("/var/lib/cni/elsewhere/{}", conflist["name"].as_str().unwrap());
-        assert_switch(&lab, name, &conflist, &with_weft_ipam(&conflist), &folder);
-        let mut untyped = with_weft(&conflist);
-        untyped["plugins"][0]["ipam"].as_object_mut().unwrap().remove("type");
-        assert_switch(&lab, &format!("{name}-untyped"), &conflist, &untyped, &folder);
+        let mut switched = with_weft_ipam(&conflist);
+        if name == "podman" {
+            switched["plugins"][0]["ipam"].as_object_mut().unwrap().remove("type");
+        }
+        assert_switch(&lab, name, &conflist, &switched, &folder);
     }
 }
 

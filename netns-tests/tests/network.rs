@@ -45,8 +45,8 @@ fn the_result_of_add_is_what_the_kernel_has() {
         let (node, far) = (lab.node(&case.name()), lab.node(&format!("{}-far", case.name())));
         let ends = (["198.18.0.1/30", "fd00:18::1/64"], ["198.18.0.2/30", "fd00:18::2/64"]);
         let wire = lab.wire((&node, &ends.0), (&far, &ends.1));
-        skip_dad(&node, &wire.link);
-        skip_dad(&far, &wire.link);
+        skip_dad(&node, &wire.link, "fe80::a/64");
+        skip_dad(&far, &wire.link, "fe80::b/64");
         for (from, to) in [
             (&far, ["10.244.0.0/24", "198.18.0.1"]),
             (&far, ["fd00:244::/64", "fd00:18::1"]),
@@ -321,7 +321,7 @@ fn masquerade_hides_pods_from_the_outside_only() {
         for masquerade in [true, false] {
             let node = lab.node(&format!("{}-{masquerade}", case.name()));
             let server = lab.outside(&node);
-            skip_dad(&node, "uplink0");
+            skip_dad(&node, "uplink0", "fe80::a/64");
             let conf = with(&case.conf(), &json!({"ipMasq": masquerade}));
             let (pod, result) = add(&node, "a", &conf);
             let (other, others) = add(&node, "b", &conf);

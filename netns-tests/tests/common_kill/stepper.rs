@@ -99,7 +99,7 @@ fn step_parent(pid: Pid, at: u32) -> Struck {
                     count += 1;
                     if count == at {
                         call = Some(number);
-                        kill(pid, Signal::SIGKILL).unwrap();
+                        resumed(kill(pid, Signal::SIGKILL));
                         continue;
                     }
                 }
@@ -132,9 +132,9 @@ fn step_child(parent: Pid, at: u32, both: bool) -> Struck {
                     if count == at {
                         call = Some(number);
                         if both {
-                            kill(parent, Signal::SIGKILL).unwrap();
+                            resumed(kill(parent, Signal::SIGKILL));
                         }
-                        kill(pid, Signal::SIGKILL).unwrap();
+                        resumed(kill(pid, Signal::SIGKILL));
                         continue;
                     }
                 }
@@ -161,10 +161,10 @@ fn expect_exec(pid: Pid, options: Options) {
     ptrace::setoptions(pid, options).unwrap();
 }
 
-/// A process that was killed meanwhile cannot be resumed, and need not be.
+/// A process that ended meanwhile cannot be resumed or killed, and need not be.
 #[track_caller]
 fn resumed(outcome: nix::Result<()>) {
-    assert!(matches!(outcome, Ok(()) | Err(Errno::ESRCH)), "resume a traced process: {outcome:?}");
+    assert!(matches!(outcome, Ok(()) | Err(Errno::ESRCH)), "a traced process: {outcome:?}");
 }
 
 /// The number of the system call that is being entered; `None` on the way out of one.

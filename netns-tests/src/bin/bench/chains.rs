@@ -111,7 +111,7 @@ impl Spec {
         }
         if options.wants(Section::Floor) {
             let node = node(91);
-            let work = Work::Floor(self.floor(&node)?);
+            let work = Work::Floor(floor(&node, self.kind != Kind::Ptp, self.kind == Kind::Full)?);
             subjects.push(Subject::new("bare kernel", Role::Floor, node, work));
         }
         Ok(subjects)
@@ -146,19 +146,20 @@ impl Spec {
         };
         json!({"cniVersion": VERSION, "name": self.name, "plugins": [plugin]})
     }
+}
 
-    fn floor(&self, node: &Node) -> Outcome<Floor> {
-        node.set_sysctl("net/ipv4/ip_forward", "1");
-        if self.kind == Kind::Ptp {
-            return Floor::new(GATEWAY, None, false);
-        }
-        node.run(["ip", "link", "add", BRIDGE, "type", "bridge"]);
-        node.run(["ip", "address", "add", &format!("{GATEWAY}/16"), "dev", BRIDGE]);
-        node.run(["ip", "link", "set", BRIDGE, "up"]);
-        let bridge = node.json(["ip", "-j", "link", "show", "dev", BRIDGE])[0]["ifindex"].as_u64();
-        let bridge = bridge.and_then(|index| u32::try_from(index).ok()).ok_or("the bridge has no index")?;
-        Floor::new(GATEWAY, Some(bridge), self.kind == Kind::Full)
+/// The bare kernel on this node: with a bridge that stands ready, or point to point.
+pub fn floor(node: &Node, on_bridge: bool, hairpin: bool) -> Outcome<Floor> {
+    node.set_sysctl("net/ipv4/ip_forward", "1");
+    if !on_bridge {
+        return Floor::new(GATEWAY, None, false);
     }
+    node.run(["ip", "link", "add", BRIDGE, "type", "bridge"]);
+    node.run(["ip", "address", "add", &format!("{GATEWAY}/16"), "dev", BRIDGE]);
+    node.run(["ip", "link", "set", BRIDGE, "up"]);
+    let bridge = node.json(["ip", "-j", "link", "show", "dev", BRIDGE])[0]["ifindex"].as_u64();
+    let bridge = bridge.and_then(|index| u32::try_from(index).ok()).ok_or("the bridge has no index")?;
+    Floor::new(GATEWAY, Some(bridge), hairpin)
 }
 
 fn with_default_route(ipam: &Value) -> Value {

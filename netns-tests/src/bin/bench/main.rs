@@ -35,6 +35,12 @@ use crate::report::Report;
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        // The lab's helpers panic; the next run takes away what is left of this one.
+        let message = info.payload_as_str().unwrap_or("panicked");
+        say(&info.location().map_or_else(|| message.to_owned(), |at| format!("{message} ({at})")));
+        std::process::exit(1);
+    }));
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
         // The throw-away processes that do the bare kernel's work.

@@ -62,7 +62,7 @@ const FULL: Effort = Effort {
     pairs: 100,
     retakes: 20,
     burst_pods: 96,
-    burst_rounds: 4,
+    burst_rounds: 3,
     starts: 200,
     growth_pods: 1000,
     growth_runs: 3,

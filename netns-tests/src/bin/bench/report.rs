@@ -136,14 +136,15 @@ impl Comparison {
 
 fn growth_json(growth: &Growth) -> Value {
     let run = |run: &Run| {
-        json!({"add_first_ms": run.add.0, "add_last_ms": run.add.1, "add_ratio": run.add.1 / run.add.0,
-               "del_few_ms": run.del.0, "del_many_ms": run.del.1})
+        json!({"add_first_ms": run.add.few, "add_last_ms": run.add.many, "add_ratio": run.add.growth(),
+               "del_few_ms": run.del.few, "del_many_ms": run.del.many, "del_ratio": run.del.growth()})
     };
     json!({
         "kind": growth.key,
         "title": growth.title,
         "runs": growth.runs.iter().map(run).collect::<Vec<_>>(),
-        "best_ratio": growth.best().map(|best| best.add.1 / best.add.0),
+        "best_run": growth.best_run(),
+        "undisturbed": growth.undisturbed(),
         "target": growth.promised.then_some(rows::GROWTH_LIMIT),
     })
 }

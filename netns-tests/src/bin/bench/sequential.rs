@@ -57,13 +57,9 @@ fn pair(subject: &Subject, pod: &Pod, result: &mut Sequential) -> Outcome<()> {
     let add = subject.timed(|| subject.add(&at), |_| Ok(()))?;
     result.add.note(&add, &add.value.steps);
     let attached = Attached { at, result: add.value.stdout };
-    let trace = subject.witness.as_ref().map(|witness| witness.observe(&attached)).transpose()?;
-    let look = || match (&subject.witness, &trace) {
-        (Some(witness), Some(trace)) => witness.assert_gone(trace),
-        _ => Ok(()),
-    };
+    let trace = subject.observe(&attached)?;
     std::thread::sleep(REST);
-    let del = subject.timed(|| subject.del(&attached), |_| look())?;
+    let del = subject.timed(|| subject.del(&attached), |_| subject.assert_gone(trace.as_ref()))?;
     result.del.note(&del, &del.value.steps);
     result.cpu.push(add.cpu + del.cpu);
     Ok(())

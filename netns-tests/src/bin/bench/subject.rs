@@ -7,7 +7,7 @@ use netns_tests::{Inside, Node, Pod};
 
 use crate::chain::{Attachment, Chain, Done};
 use crate::floor::Floor;
-use crate::witness::Witness;
+use crate::witness::{Trace, Witness};
 use crate::{Outcome, process};
 
 /// ADD and DEL pairs before any clock runs: programs and libraries are in the page cache, tables and sysctls made.
@@ -68,14 +68,31 @@ impl Subject {
     pub fn settle_in(&mut self, pods: &[Pod]) -> Outcome<()> {
         let resident = self.node.pod("resident");
         self.on_node(|| self.add(&self.attachment(&resident)))?;
-        for pod in pods.iter().take(WARM_UP) {
-            let attached = self.on_node(|| self.attach(self.attachment(pod)))?;
-            self.on_node(|| self.detach(&attached))?;
-        }
         if let (Role::Weft, Work::Chain(chain)) = (self.role, &self.work) {
             self.witness = Some(Witness::new(&self.node, &chain.network)?);
         }
+        for pod in pods.iter().take(WARM_UP) {
+            let attached = self.on_node(|| self.attach(self.attachment(pod)))?;
+            let trace = self.observe(&attached)?;
+            self.on_node(|| {
+                self.detach(&attached)?;
+                self.assert_gone(trace.as_ref())
+            })?;
+        }
         Ok(())
+    }
+
+    /// What an ADD made; `None` for those who are not looked after.
+    pub fn observe(&self, attached: &Attached) -> Outcome<Option<Trace>> {
+        self.witness.as_ref().map(|witness| witness.observe(attached)).transpose()
+    }
+
+    /// That nothing of it is left.
+    pub fn assert_gone(&self, trace: Option<&Trace>) -> Outcome<()> {
+        match (&self.witness, trace) {
+            (Some(witness), Some(trace)) => witness.assert_gone(trace),
+            _ => Ok(()),
+        }
     }
 
     /// A fresh attachment of a pod: a container id that was never used.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::rows::{Figure, GROWTH_LIMIT, Row, Steps};
 use super::{Comparison, Report};
 use crate::burst::WORKERS;
-use crate::growth::Growth;
+use crate::growth::{Growth, Pair};
 use crate::start::Start;
 
 impl Report {
@@ -116,34 +116,26 @@ fn steps_line(text: &mut String, steps: &Steps) {
 fn growth_lines(text: &mut String, growth: &[Growth]) {
     line(
         text,
-        "\ngrowth    medians in ms: ADD of the first and the last 100 pods, DEL of 50 with few and with all of them",
+        "\ngrowth    medians in ms: ADD of the first and of the last 100 pods of 1,000, DEL of 50 with few and with \
+         all of them",
     );
+    let pair = |pair: Pair| format!("{:>8.2} → {:<6.2}{:>6.2}×", pair.few, pair.many, pair.growth());
     for kind in growth {
         line(text, &format!("  {}", kind.title));
-        for (number, run) in kind.runs.iter().enumerate() {
-            let ratio = run.add.1 / run.add.0;
-            line(
-                text,
-                &format!(
-                    "    run {}   ADD {:.3} → {:.3}  {ratio:.2}×    DEL {:.3} → {:.3}  {:.2}×",
-                    number + 1,
-                    run.add.0,
-                    run.add.1,
-                    run.del.0,
-                    run.del.1,
-                    run.del.1 / run.del.0,
-                ),
-            );
+        for run in &kind.runs {
+            line(text, &format!("      ADD {}      DEL {}", pair(run.add), pair(run.del)));
         }
-        if let Some(best) = kind.best() {
-            let ratio = best.add.1 / best.add.0;
-            let verdict = if kind.promised {
-                format!("  ≤ {GROWTH_LIMIT}  {}", yes_no(Some(ratio <= GROWTH_LIMIT)))
-            } else {
-                "  (no promise)".to_owned()
-            };
-            line(text, &format!("    best    ADD {ratio:.2}×{verdict}"));
-        }
+        let (best_run, undisturbed) = (kind.best_run(), kind.undisturbed());
+        let verdict = match kind.promised {
+            true => format!("   ≤ {GROWTH_LIMIT}  {}", yes_no(Some(undisturbed <= GROWTH_LIMIT))),
+            false => String::new(),
+        };
+        line(
+            text,
+            &format!(
+                "    ADD grows {undisturbed:.2}× (best first to best last; best run {best_run:.2}×){verdict}"
+            ),
+        );
     }
 }
 
