@@ -121,7 +121,9 @@ impl State {
     pub fn peek(&self, key: &Key) -> Result<Option<Record>, Error> {
         let path = self.record_path(&key.id());
         let content = files::read(&path).map_err(|error| self.io("read a record in", &error))?;
-        Ok(content.and_then(|bytes| parse_record(&bytes)))
+        // The host end's name follows from the attachment: a record with another's is not this attachment's.
+        let own = |record: &Record| record.host.as_ref().is_none_or(|host| host.name == key.id().host_name());
+        Ok(content.and_then(|bytes| parse_record(&bytes)).filter(own))
     }
 
     fn owner_path(&self, id: &AttachmentId) -> PathBuf {
@@ -315,8 +317,7 @@ fn parse_record(bytes: &[u8]) -> Option<Record> {
 }
 
 fn busy(lock: &File, path: &std::path::Path) -> Error {
-    let holder = files::lock_holder(lock)
-        .map_or_else(|| "an unknown process".to_owned(), |pid| format!("process {pid}"));
+    let holder = files::holder(lock);
     Error::new(
         code::TRY_AGAIN,
         format!("another operation on this attachment has not ended within {} s", OPERATION_LIMIT.as_secs()),

@@ -102,8 +102,13 @@ fn wait_for(deadline: Deadline, attempt: impl Fn() -> Result<(), TryLockError>) 
     }
 }
 
+/// Who holds the flock on `file`, for a sentence.
+pub fn holder(file: &File) -> String {
+    lock_holder(file).map_or_else(|| "an unknown process".to_owned(), |pid| format!("process {pid}"))
+}
+
 /// The process that holds the flock on `file`, from /proc/locks; for error messages.
-pub fn lock_holder(file: &File) -> Option<u32> {
+fn lock_holder(file: &File) -> Option<u32> {
     let wanted = format!(":{}", file.metadata().ok()?.ino());
     let table = fs::read_to_string("/proc/locks").ok()?;
     table.lines().find_map(|line| {

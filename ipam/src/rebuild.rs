@@ -91,7 +91,7 @@ fn restore(attachment: &Attachment<'_>, live: &Live) -> Result<(), Error> {
     let mut record = Record::begun(boot_nanos(), live.alias.runtime.clone(), std::path::PathBuf::new());
     record.phase = Phase::Done;
     record.rebuilt = true;
-    record.host = Some(live.host.clone());
+    record.host = Some(Host { name: attachment.id().host_name(), ..live.host.clone() });
     record.bridge = live.bridge.clone();
     for address in &live.alias.addresses {
         let folder = if !live.alias.own_addresses {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ pub const DEFAULT_ROOT: &str = "/run/weft";
 /// Where the marker lives that tells a wiped state folder from a new one.
 const MARKER_ROOT: &str = "/var/lib/weft/attached";
 const SUBFOLDERS: [&str; 7] = ["owner", "record", "pool", "block", "slot", "name", "verified"];
+/// The subfolder that only the daemon fills and empties.
+const BLOCKS: &str = "block";
 const READY: &str = "ready";
 const WIPED: &str = "wiped";
 
@@ -78,7 +80,7 @@ impl State {
         let path = root.join(stamp.folder());
         loop {
             let folder = open_folder(&path)?;
-            lock(&path, deadline, files::lock_shared(&folder, deadline))?;
+            lock(&path, &folder, files::lock_shared(&folder, deadline))?;
             let state = Self { path: path.clone(), folder };
             if !state.is_current()? {
                 continue;
@@ -87,7 +89,7 @@ impl State {
                 return Ok(state);
             }
             state.folder.unlock().map_err(|error| Error::io(format!("unlock {}", path.display()), &error))?;
-            lock(&path, deadline, files::lock_exclusive(&state.folder, deadline))?;
+            lock(&path, &state.folder, files::lock_exclusive(&state.folder, deadline))?;
             if state.is_current()? && !state.check_ready()? {
                 state.build(&stamp, root, marker_root, kernel)?;
             }
@@ -153,6 +155,9 @@ impl State {
     }
 
     fn check_ready(&self) -> Result<bool, Error> {
+        if !self.has_all_parts().map_err(|error| self.io("look at", &error))? {
+            return Ok(false);
+        }
         let path = self.at(READY);
         let Some(content) = files::read(&path).map_err(|error| self.io("read", &error))? else {
             return Ok(false);
@@ -170,6 +175,31 @@ impl State {
         }
     }
 
+    /// Whether no subfolder was removed, by the folder's link count: two, and one for each subfolder. File systems
+    /// that do not count have one.
+    fn has_all_parts(&self) -> io::Result<bool> {
+        let links = self.folder.metadata()?.nlink();
+        Ok(links == 1 || links >= 2 + SUBFOLDERS.len() as u64)
+    }
+
+    /// Removes what a partial wipe left: address files without their owners would be taken for ever. The granted
+    /// blocks stay granted, but for now nobody has an address of them.
+    fn clear(&self) -> io::Result<()> {
+        for name in SUBFOLDERS.into_iter().filter(|name| *name != BLOCKS) {
+            files::absent_is_fine(fs::remove_dir_all(self.at(name)))?;
+        }
+        let blocks = match fs::read_dir(self.at(BLOCKS)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            blocks => blocks?,
+        };
+        for block in blocks {
+            for taken in fs::read_dir(block?.path())? {
+                fs::remove_file(taken?.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs under the exclusive lock: no operation is under way in this folder.
     fn build(
         &self,
@@ -179,10 +209,14 @@ impl State {
         kernel: &mut dyn Kernel,
     ) -> Result<(), Error> {
         let marker = marker_root.join(stamp.folder());
+        let wiped = SUBFOLDERS.iter().any(|name| !self.at(name).exists());
+        if wiped {
+            self.clear().map_err(|error| self.io("clear what is left of", &error))?;
+        }
         for name in SUBFOLDERS {
             make_folder(&self.at(name)).map_err(|error| self.io("make folders in", &error))?;
         }
-        if marker.exists() {
+        if wiped && marker.exists() {
             files::replace(&self.at(WIPED), &self.at("wiped.new"), b"").map_err(|e| self.io("mark", &e))?;
         }
         rebuild::run(self, kernel)?;
@@ -214,12 +248,15 @@ fn open_folder(path: &Path) -> Result<File, Error> {
     opened.map_err(|error| Error::io(format!("open the state folder {}", path.display()), &error))
 }
 
-fn lock(path: &Path, deadline: Deadline, outcome: io::Result<bool>) -> Result<(), Error> {
+fn lock(path: &Path, folder: &File, outcome: io::Result<bool>) -> Result<(), Error> {
     match outcome {
         Ok(true) => Ok(()),
         Ok(false) => {
-            deadline.check("the state folder was free")?;
-            Err(Error::new(code::TRY_AGAIN, format!("{} is locked", path.display())))
+            Err(Error::new(code::TRY_AGAIN, format!("the state folder {} is locked", path.display()))
+                .with_details(format!(
+                    "{} holds it; end it if it hangs, then try again",
+                    files::holder(folder)
+                )))
         }
         Err(error) => Err(Error::io(format!("lock {}", path.display()), &error)),
     }

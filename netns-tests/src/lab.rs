@@ -124,7 +124,6 @@ impl Shared {
         let netns = Netns::create(&format!("{}.{name}", self.tag))?;
         let mut spaces = self.spaces();
         spaces.paths.push(netns.path.clone());
-        spaces.ids.insert(netns.id);
         drop(spaces);
         Ok(netns)
     }
@@ -156,7 +155,10 @@ impl Shared {
 
     fn clean(&self) {
         let spaces = std::mem::take(&mut *self.spaces());
-        host::kill_inhabitants(&spaces.ids);
+        // By what the paths lead to now: a namespace that was destroyed meanwhile may have given its number to
+        // another lab's.
+        let mine = spaces.paths.iter().filter_map(|path| NsId::of(path).ok());
+        host::kill_inhabitants(&mine.chain(spaces.ids).collect());
         for path in &spaces.paths {
             netns::remove(path);
         }

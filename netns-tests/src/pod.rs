@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::host;
+use crate::host::{self, NsId};
 use crate::inside::{Inside, Place};
 use crate::lab::Shared;
 use crate::netns::{self, Netns};
@@ -64,7 +64,10 @@ impl Pod {
     /// Kills what runs in the pod and takes its namespace away; a later DEL gets a path that is gone.
     /// The kernel removes its links a little later, unless a socket opened in it still lives.
     pub fn destroy_netns(&self) {
-        host::kill_inhabitants(&[self.netns.id].into());
+        // Destroyed before, its number may be another's by now.
+        if NsId::of(&self.netns.path).is_ok_and(|id| id == self.netns.id) {
+            host::kill_inhabitants(&[self.netns.id].into());
+        }
         netns::remove(&self.netns.path);
     }
 }

@@ -399,7 +399,7 @@ fn an_error_with_line_breaks_is_one_line() {
         let call = weft(&node).call("ADD").pod(&pod).conf(&conf);
         call.env("CNI_NETNS", format!("/run/{hostile}")).run().error();
         let call = weft(&node).call("ADD").pod(&pod).conf(&conf);
-        call.env("CNI_ARGS", hostile).run().error();
+        call.env("CNI_ARGS", hostile.replace('=', " ")).run().error();
         let text = fs::read_to_string(node.path(DEFAULT)).unwrap();
         assert_eq!(text.lines().count(), 5, "{text}");
         assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
@@ -415,7 +415,8 @@ fn the_error_of_a_delegate_is_one_line_with_its_code() {
     let lab = lab!();
     let node = lab.node("n1");
     let pod = node.pod("a");
-    let script = "#!/bin/sh\necho '{\"cniVersion\":\"1.0.0\",\"code\":142,\"msg\":\"first\\nsecond\",\"details\":\"a\\tb\"}'\nexit 1\n";
+    let answer = r#"{"cniVersion":"1.0.0","code":142,"msg":"first\nsecond","details":"a\tb"}"#;
+    let script = format!("#!/bin/sh\ncat <<'END'\n{answer}\nEND\nexit 1\n");
     let program = node.path("/var/lib/cni/evil-ipam");
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();

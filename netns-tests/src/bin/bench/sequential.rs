@@ -88,10 +88,9 @@ fn retake(subject: &Subject, pod: &Pod, other: &Pod) -> Outcome<usize> {
         Ok(witness.elements())
     })?;
     witness.assert_gone(&found)?;
-    if elements != before {
-        return Err(
-            format!("weft's DEL changed the sets of nf_tables: {before:?} became {elements:?}").into()
-        );
+    let changed: Vec<&String> = elements.symmetric_difference(&before).collect();
+    if !changed.is_empty() {
+        return Err(format!("when weft's DEL had returned, sets of nf_tables differed: {changed:?}").into());
     }
     Ok(1)
 }
