@@ -64,14 +64,25 @@ pub fn live_holder(socket: &mut Socket, ip: IpAddr, own_alias: &str) -> Result<O
     Ok(links.iter().find(holds).map(|link| link.name.clone()))
 }
 
-/// Cluster pods on a bridge: a route to each.
+/// Cluster pods on a bridge: a route to each. One that a dead pod left behind is replaced.
 ///
 /// # Errors
 /// Code 102 if the kernel refuses.
-pub fn route_over_bridge(socket: &mut Socket, bridge: u32, plan: &Plan) -> Outcome {
+pub fn route_over_bridge(socket: &mut Socket, bridge: u32, plan: &Plan, own_alias: &str) -> Outcome {
     let requests: Vec<Request> =
         plan.ips().into_iter().map(|ip| route::add(&host_route(ip, bridge, plan))).collect();
-    add_host_routes(socket, &requests, plan)
+    let Err(claimed) = add_host_routes(socket, &requests, plan)? else { return Ok(Ok(())) };
+    let failed = |error: weft_netlink::Error| refused("add the node's route to the pod", &error);
+    for ip in plan.ips() {
+        let routes = route::all(socket, ip.is_ipv4()).map_err(failed)?;
+        let ours = |route: &Route| route.link == bridge && route.protocol == route::PROTOCOL;
+        let foreign = routes.iter().any(|route| route.destination == (ip, host_bits(ip)) && !ours(route));
+        if foreign || live_holder(socket, ip, own_alias)?.is_some() {
+            return Ok(Err(Claimed { address: ip, ..claimed }));
+        }
+        socket.execute(&[route::replace(&host_route(ip, bridge, plan))]).map_err(failed)?;
+    }
+    Ok(Ok(()))
 }
 
 /// Veth mode: the host end carries the gateways, knows the pod's MAC, and has the node's route to the pod.

@@ -93,6 +93,7 @@ fn restore(attachment: &Attachment<'_>, live: &Live) -> Result<(), Error> {
     record.rebuilt = true;
     record.host = Some(Host { name: attachment.id().host_name(), ..live.host.clone() });
     record.bridge = live.bridge.clone();
+    record.routed = live.alias.cluster && live.bridge.is_some();
     for address in &live.alias.addresses {
         let folder = if !live.alias.own_addresses {
             None

@@ -84,7 +84,7 @@ impl Job<'_, '_> {
             (Err(refusal), _) => return Err(refusal.into_error(&pair)),
         }
         if let (true, Some(bridge)) = (plan.routed, bridge)
-            && let Err(claimed) = veth::route_over_bridge(self.kernel.socket()?, bridge.index, plan)?
+            && let Err(claimed) = veth::route_over_bridge(self.kernel.socket()?, bridge.index, plan, alias)?
         {
             return Ok(Err(claimed));
         }
