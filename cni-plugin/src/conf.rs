@@ -42,8 +42,6 @@ pub struct Conf {
     pub disable_interface: bool,
     /// Replaces the IPAM's DNS wholly when any key is set.
     pub dns: Option<Dns>,
-    /// Where the log goes.
-    pub log: LogConf,
     /// STATUS stays 0 when all addresses are in use.
     pub exhausted_is_ok: bool,
 }
@@ -100,6 +98,7 @@ impl Conf {
         let object = &conf.object;
         refuse_what_we_cannot(conf)?;
         let mode = mode(object)?;
+        LogConf::parse(object)?;
         let parsed = Self {
             ipam: ipam(conf, args)?,
             ip_masq: object.bool("ipMasq")?.unwrap_or(false),
@@ -109,7 +108,6 @@ impl Conf {
             default_gateway: object.bool("isDefaultGateway")?,
             disable_interface: object.bool("disableContainerInterface")?.unwrap_or(false),
             dns: conf.runtime_dns()?.map_or_else(|| conf.dns(), |dns| Ok(Some(dns)))?,
-            log: LogConf::parse(object)?,
             exhausted_is_ok: exhausted_is_ok(object)?,
             mode,
         };

@@ -1,7 +1,7 @@
 //! One line for each operation: what, for whom, how long, how it ended. A log that cannot be written never fails
 //! an operation.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -124,7 +124,9 @@ impl LogConf {
 }
 
 fn append(path: &Path, text: &str) -> io::Result<()> {
-    let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    // A FIFO that nobody reads must not hold up an operation.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let open = || OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path);
     let mut file = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
@@ -132,13 +134,20 @@ fn append(path: &Path, text: &str) -> io::Result<()> {
         }
         opened => opened?,
     };
-    if file.metadata()?.size() > LARGEST {
+    // Others may be about to do the same: one puts the file aside, and only if nobody has.
+    if file.metadata()?.size() > LARGEST && file.try_lock().is_ok() && is_at(&file, path)? {
         let mut old = path.as_os_str().to_owned();
         old.push(".1");
         std::fs::rename(path, old)?;
         file = open()?;
     }
     file.write_all(text.as_bytes())
+}
+
+/// Whether `file` is what `path` leads to now.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let (ours, there) = (file.metadata()?, std::fs::metadata(path)?);
+    Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
 }
 
 fn text_line(line: &Line<'_>) -> String {

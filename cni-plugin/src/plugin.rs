@@ -89,9 +89,9 @@ impl Plugin for Weft {
 
 impl Weft {
     fn parse(&mut self, call: &Call<'_>) -> Result<Conf, Error> {
-        let conf = Conf::parse(call.conf, &call.attachment.args)?;
-        self.log = conf.log.clone();
-        Ok(conf)
+        // First, so that the refusal of another option is logged where one looks for it.
+        self.log = LogConf::parse(&call.conf.object).unwrap_or_default();
+        Conf::parse(call.conf, &call.attachment.args)
     }
 }
 
