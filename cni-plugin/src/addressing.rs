@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weft_cni::dns::Dns;
-use weft_cni::error::Error;
+use weft_cni::error::{Error, code};
 use weft_cni::ip::{IfAddr, Subnet};
 use weft_cni::result::IpConfig;
 use weft_cni::route::Route;
@@ -89,7 +89,7 @@ impl Plan {
 /// Decides what a pod gets.
 ///
 /// # Errors
-/// Code 7 when a default route is wanted and no gateway can be had.
+/// Code 104 for a route whose gateway is of the other family.
 pub fn plan(conf: &Conf, granted: &Granted) -> Result<Plan, Error> {
     let mut plan = Plan::default();
     match &conf.mode {
@@ -100,6 +100,10 @@ pub fn plan(conf: &Conf, granted: &Granted) -> Result<Plan, Error> {
     plan.routed = granted.cluster && matches!(conf.mode, Mode::Bridge(_));
     let onlink = plan.routed || matches!(conf.mode, Mode::Veth);
     for route in &granted.routes {
+        if let Some(gw) = route.gw.filter(|gw| !same_family(*gw, route.dst.addr())) {
+            let msg = format!("the IPAM plugin gave the route {} via {gw}: not of one family", route.dst);
+            return Err(Error::new(code::IPAM, msg));
+        }
         let via = route.gw.or_else(|| gateway_for(&plan, route.dst));
         plan.routes.push(PodRoute { route: route.clone(), via, onlink, unless_default: false });
     }

@@ -134,7 +134,7 @@ mod tests {
         let full = bare.with_details("why");
         assert_eq!(
             full.to_json("1.1.0"),
-            r#"{"cniVersion":"1.1.0","code":7,"details":"why","msg":"bad \"mtu\""}"#
+            r#"{"cniVersion":"1.1.0","code":7,"msg":"bad \"mtu\"","details":"why"}"#
         );
     }
 

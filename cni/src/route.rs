@@ -52,9 +52,14 @@ impl Route {
         let missing = || Error::new(code, format!("{} is missing", object.path_of("dst")));
         // Go writes its zero value only for these three by leaving the key out, so 0 means "not set".
         let nonzero = |key| Ok::<_, Error>(object.u32(key)?.filter(|&number| number != 0));
+        let (dst, gw) = (dst.ok_or_else(missing)?, gateway(object, "gw", code)?);
+        if let Some(gw) = gw.filter(|gw| strict && gw.is_ipv4() != dst.is_ipv4()) {
+            let msg = format!("{}: {gw} is not of the family of {dst}", object.path_of("gw"));
+            return Err(Error::new(code, msg));
+        }
         Ok(Self {
-            dst: dst.ok_or_else(missing)?,
-            gw: gateway(object, "gw", code)?,
+            dst,
+            gw,
             mtu: nonzero("mtu")?,
             advmss: nonzero("advmss")?,
             priority: nonzero("priority")?,

@@ -14,7 +14,7 @@ pub const FORMAT: u32 = 1;
 /// Who an attachment is. Never changed once written: address files are hard links to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// [`FORMAT`].
+    /// The format number.
     pub format: u32,
     /// The network's name; empty in a record rebuilt from an alias, which has hashes only.
     pub network: String,
@@ -120,7 +120,7 @@ pub struct Bridge {
 /// What was done for an attachment, or is about to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// [`FORMAT`].
+    /// The format number.
     pub format: u32,
     /// How far it got.
     pub phase: Phase,

@@ -9,10 +9,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use common_node::{
-    Case, addresses, addresses_of, assert_reaches, entries, gateways, host_end, link, links, list, taken, with,
-    with_result,
+    Case, addresses, addresses_of, assert_reaches, entries, gateways, host_end, link, links, list, taken,
+    with, with_result,
 };
-use netns_tests::{Allow, Cni, Inside, Node, Pod, Residue, lab, reference_bin_dir, require, wait_until, weft_bin_dir};
+use netns_tests::{
+    Allow, Cni, Inside, Node, Pod, Residue, lab, reference_bin_dir, require, wait_until, weft_bin_dir,
+};
 use serde_json::{Value, json};
 use weft_ipam::clock::{Deadline, boot_seconds};
 use weft_ipam::{HostKernel, State};
@@ -87,7 +89,8 @@ fn an_exhausted_family_leaves_no_reservation_in_the_other() {
     }
     let lab = lab!();
     for case in Case::dual() {
-        for (v4, v6, room) in [("10.244.0.0/29", "fd00:244::/64", 5), ("10.244.0.0/24", "fd00:244::/125", 6)] {
+        for (v4, v6, room) in [("10.244.0.0/29", "fd00:244::/64", 5), ("10.244.0.0/24", "fd00:244::/125", 6)]
+        {
             let node = lab.node(&format!("{}-{room}", case.name()));
             let conf = case.conf_of(v4, v6);
             for n in 0..room {
@@ -144,7 +147,9 @@ fn a_freed_address_cools_down_while_others_are_free() {
             conf["ipam"]["cooldown"] = cooldown;
             let of_case = |pair: [&str; 2]| {
                 let both = [(pair[0], case.v4), (pair[1], case.v6)];
-                both.into_iter().filter_map(|(ip, has)| has.then(|| ip.parse::<IpAddr>().unwrap())).collect::<Vec<_>>()
+                both.into_iter()
+                    .filter_map(|(ip, has)| has.then(|| ip.parse::<IpAddr>().unwrap()))
+                    .collect::<Vec<_>>()
             };
             // By name, so that the turn still begins at the first address.
             let wanted = of_case(["10.244.0.2", "fd00:244::2"]);
@@ -299,7 +304,13 @@ fn pods_of_two_blocks_reach_each_other_by_the_link_local_gateway() {
             expected.extend(["10.9.0.0/32", "10.9.0.1/32", "10.9.0.2/32", "10.9.0.3/32", "10.9.7.0/32"]);
         }
         if case.v6 {
-            expected.extend(["fd00:9::/128", "fd00:9::1/128", "fd00:9::2/128", "fd00:9::3/128", "fd00:9:7::/128"]);
+            expected.extend([
+                "fd00:9::/128",
+                "fd00:9::1/128",
+                "fd00:9::2/128",
+                "fd00:9::3/128",
+                "fd00:9:7::/128",
+            ]);
         }
         let mut given: Vec<String> = pods.iter().flat_map(|(pod, _)| addresses_of(pod, "eth0")).collect();
         given.sort();
@@ -322,10 +333,17 @@ fn pods_of_two_blocks_reach_each_other_by_the_link_local_gateway() {
         for (pod, result) in &pods[1..] {
             assert_reaches(first, &addresses(result));
             assert_reaches(pod, &addresses(&pods[0].1));
-            assert!(addresses(result).iter().all(|ip| node.ping(*ip, 2)), "{case:?}: the node reaches its pods");
+            assert!(
+                addresses(result).iter().all(|ip| node.ping(*ip, 2)),
+                "{case:?}: the node reaches its pods"
+            );
         }
         let (outer, own) = if case.v4 { (server.v4(), 0) } else { (server.v6(), 0) };
-        assert_eq!(first.seen_by(outer).unwrap(), addresses(&pods[0].1)[own], "{case:?}: not masqueraded by weft");
+        assert_eq!(
+            first.seen_by(outer).unwrap(),
+            addresses(&pods[0].1)[own],
+            "{case:?}: not masqueraded by weft"
+        );
 
         if !case.veth {
             let on_bridge = addresses_of(&node, "cbr0");
@@ -460,7 +478,8 @@ fn an_attachment_whose_pod_vanished_is_collected_with_all_it_had() {
     for case in Case::all() {
         for cluster in [false, true] {
             let node = lab.node(&format!("{}-{cluster}", case.name()));
-            let (conf, room) = if cluster { (case.cluster_conf(), 4) } else { (case.small_conf(), case.small_room()) };
+            let (conf, room) =
+                if cluster { (case.cluster_conf(), 4) } else { (case.small_conf(), case.small_room()) };
             for (block, has) in [("10.9.0.0/30", case.v4), ("fd00:9::/126", case.v6)] {
                 if cluster && has {
                     grant(&node, block);

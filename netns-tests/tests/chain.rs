@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use netns_tests::{Allow, Inside, Pod, Residue, lab, require, reference_bin_dir, weft_bin_dir};
+use netns_tests::{Allow, Inside, Pod, Residue, lab, reference_bin_dir, require, weft_bin_dir};
 use serde_json::{Value, json};
 
 const MODES: [&str; 2] = ["bridge", "veth"];
@@ -105,7 +105,11 @@ fn behind_other_plugins_the_result_is_theirs_and_ours_behind_it() {
             }
             let own_ip = &result["ips"].as_array().unwrap()[2..];
             for (own, plain) in own_ip.iter().zip(plain["ips"].as_array().unwrap()) {
-                assert_eq!(own["interface"].as_u64(), plain["interface"].as_u64().map(|at| at + 2), "{place}");
+                assert_eq!(
+                    own["interface"].as_u64(),
+                    plain["interface"].as_u64().map(|at| at + 2),
+                    "{place}"
+                );
                 let at = usize::try_from(own["interface"].as_u64().unwrap()).unwrap();
                 assert_eq!(result["interfaces"][at]["name"], "eth0", "{place}");
             }
@@ -171,7 +175,8 @@ fn behind_loopback_a_pod_lives_and_leaves_nothing() {
     for mode in MODES {
         let node = lab.node(mode);
         let server = lab.outside(&node);
-        let conflist = json!({"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "loopback"}, weft_conf(mode)]});
+        let conflist =
+            json!({"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "loopback"}, weft_conf(mode)]});
         let chain = node.chain(&conflist, [weft_bin_dir(), reference.clone()]);
         let warm_up = node.pod("warm-up");
         chain.add(&warm_up).unwrap_or_else(|failure| panic!("{failure}"));
@@ -228,14 +233,19 @@ fn upstreams_portmap_bandwidth_firewall_and_tuning_work_behind_weft() {
                 let result = chain.add(&pod).unwrap_or_else(|failure| panic!("{mode} {version}: {failure}"));
                 let names = |name: &str| {
                     let all = result["interfaces"].as_array().unwrap();
-                    all.iter().filter(|interface| interface["name"].as_str().unwrap().starts_with(name)).count()
+                    all.iter()
+                        .filter(|interface| interface["name"].as_str().unwrap().starts_with(name))
+                        .count()
                 };
                 let ours = if mode == "bridge" { [1, 1, 1, 1] } else { [0, 1, 1, 1] };
                 assert_eq!(["cbr0", "veth", "eth0", "bwp"].map(names), ours, "{result}");
                 assert_eq!(ip_of(&result, 0), "10.244.0.77".parse::<IpAddr>().unwrap());
                 assert!(result.to_string().contains("02:11:22:33:44:55"), "{result}");
                 let link = pod.json(["ip", "-j", "link", "show", "eth0"]);
-                assert_eq!((&link[0]["mtu"], &link[0]["address"]), (&json!(1400), &json!("02:11:22:33:44:55")));
+                assert_eq!(
+                    (&link[0]["mtu"], &link[0]["address"]),
+                    (&json!(1400), &json!("02:11:22:33:44:55"))
+                );
                 assert_eq!(pod.sysctl("net/ipv4/conf/eth0/arp_ignore"), "1");
 
                 if has_ports {
@@ -253,7 +263,11 @@ fn upstreams_portmap_bandwidth_firewall_and_tuning_work_behind_weft() {
                 let cached = result_lost.then(|| chain.forget(&pod));
                 chain.del(&pod).unwrap_or_else(|failure| panic!("{mode} {version}: {failure}"));
                 // Without prevResult the reference firewall and tuning do nothing (cni.md 2.7): theirs, not ours.
-                let allow = if cached.is_some() { Allow::nothing().text("CNI-FORWARD").text("conntrack") } else { Allow::nothing() };
+                let allow = if cached.is_some() {
+                    Allow::nothing().text("CNI-FORWARD").text("conntrack")
+                } else {
+                    Allow::nothing()
+                };
                 before.assert_settles(&node, &allow);
             }
         }
@@ -267,14 +281,16 @@ fn when_a_later_plugin_fails_del_of_the_chain_leaves_nothing() {
     let lab = lab!();
     for mode in MODES {
         let node = lab.node(mode);
-        let plugins = |last: Value| json!({"cniVersion": "1.0.0", "name": "net", "plugins": [weft_conf(mode), last]});
+        let plugins =
+            |last: Value| json!({"cniVersion": "1.0.0", "name": "net", "plugins": [weft_conf(mode), last]});
         let dirs = [weft_bin_dir(), reference.clone()];
         let fine = node.chain(&plugins(json!({"type": "tuning"})), dirs.clone());
         let warm_up = node.pod("warm-up");
         fine.add(&warm_up).unwrap();
         fine.del(&warm_up).unwrap();
         let before = Residue::take(&node);
-        let failing = node.chain(&plugins(json!({"type": "tuning", "sysctl": {"net.no_such": "1"}})), dirs.clone());
+        let failing =
+            node.chain(&plugins(json!({"type": "tuning", "sysctl": {"net.no_such": "1"}})), dirs.clone());
         let pod = node.pod("a");
         assert_eq!(failing.add(&pod).unwrap_err().plugin, "tuning");
         failing.del(&pod).unwrap_or_else(|failure| panic!("{failure}"));

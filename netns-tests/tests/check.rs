@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use netns_tests::{Allow, Cni, Inside, Node, Pod, Residue, lab, require, reference_bin_dir, weft_bin_dir};
 use netns_tests::wait_until;
+use netns_tests::{Allow, Cni, Inside, Node, Pod, Residue, lab, reference_bin_dir, require, weft_bin_dir};
 use serde_json::{Value, json};
 
 const V4: &str = "10.244.0.0/24";
@@ -266,7 +266,8 @@ fn assert_named(lab: &netns_tests::Lab, mode: &'static str, damages: &[Damage]) 
             }
             // A link that lost its carrier loses its neighbours a moment later, by the kernel.
             let allow = Allow::nothing().processes().text("Neighbour: ");
-            let changed = damaged.map(|before| before.difference(&Residue::take(&node), &allow)).unwrap_or_default();
+            let changed =
+                damaged.map(|before| before.difference(&Residue::take(&node), &allow)).unwrap_or_default();
             assert!(changed.is_empty(), "CHECK changed something; {place}\n{}", changed.join("\n"));
             attached.weft.del(&attached.pod, &attached.conf).ok_empty();
         }
@@ -384,8 +385,21 @@ fn check_tolerates_what_later_plugins_did() {
         attached.pod_ip("address add 10.98.0.1/32 dev lo");
         attached.pod_ip("route del default");
         attached.pod_ip(&format!("route add default via {} dev eth0 onlink table 100", attached.gateway()));
-        attached.node.run(["tc", "qdisc", "add", "dev", &attached.host(), "root", "tbf", "rate", "8mbit",
-            "burst", "32k", "latency", "50ms"]);
+        attached.node.run([
+            "tc",
+            "qdisc",
+            "add",
+            "dev",
+            &attached.host(),
+            "root",
+            "tbf",
+            "rate",
+            "8mbit",
+            "burst",
+            "32k",
+            "latency",
+            "50ms",
+        ]);
         attached.weft.check(&attached.pod, &with_result(&attached.conf, &result)).ok_empty();
         // The MAC in prevResult is what counts: with the one of before it is a difference.
         let error = attached.check().error();
@@ -474,7 +488,10 @@ fn an_exhausted_pool_is_code_11_for_add_and_50_for_status_until_a_del() {
         before.assert_settles(&node, &Allow::nothing());
         let status = weft.status(&conf).error();
         assert_eq!(status.code, 50, "{status:?}");
-        assert!(status.msg.contains("10.244.0.1-10.244.0.6") && status.details.contains("5 of 5"), "{status:?}");
+        assert!(
+            status.msg.contains("10.244.0.1-10.244.0.6") && status.details.contains("5 of 5"),
+            "{status:?}"
+        );
 
         weft.del(&pods[2], &conf).ok_empty();
         weft.status(&conf).ok_empty();

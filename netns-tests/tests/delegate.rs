@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use netns_tests::{Allow, Cni, Inside, Node, Pod, Residue, lab, reference_bin_dir, require, wait_until};
 use netns_tests::weft_bin_dir;
+use netns_tests::{Allow, Cni, Inside, Node, Pod, Residue, lab, reference_bin_dir, require, wait_until};
 use serde_json::{Value, json};
 
 const MODES: [&str; 2] = ["bridge", "veth"];
@@ -91,12 +91,18 @@ fn weft_works_with_the_references_host_local_and_static() {
     let Some(reference) = reference() else { return };
     let lab = lab!();
     let plugins = [
-        ("host-local", json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd01::/64"}]],
-            "routes": [{"dst": "198.51.100.0/24"}, {"dst": "2001:db8:99::/48"}]})),
-        ("static", json!({"type": "static", "addresses": [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"},
+        (
+            "host-local",
+            json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd01::/64"}]],
+            "routes": [{"dst": "198.51.100.0/24"}, {"dst": "2001:db8:99::/48"}]}),
+        ),
+        (
+            "static",
+            json!({"type": "static", "addresses": [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"},
             {"address": "fd01::2/64", "gateway": "fd01::1"}],
             "routes": [{"dst": "198.51.100.0/24"}, {"dst": "2001:db8:99::/48", "gw": "fd01::1"}],
-            "dns": {"nameservers": ["192.0.2.53"]}})),
+            "dns": {"nameservers": ["192.0.2.53"]}}),
+        ),
     ];
     for mode in MODES {
         for (name, ipam) in &plugins {
@@ -137,28 +143,73 @@ fn weft_works_with_the_references_host_local_and_static() {
 
 /// A21: how an IPAM plugin may fail ADD: name, script, code, words of the error.
 const FAILURES: &[(&str, &str, u64, &[&str])] = &[
-    ("an error of its own", r#"[ "$CNI_COMMAND" = DEL ] && exit 0
+    (
+        "an error of its own",
+        r#"[ "$CNI_COMMAND" = DEL ] && exit 0
       echo '{"cniVersion":"1.1.0","code":107,"msg":"no luck today","details":"come back"}'; exit 1"#,
-      107, &["no luck today", "come back", "broken"]),
-    ("an error without object", r#"[ "$CNI_COMMAND" = DEL ] && exit 0; echo 'panic: oops'; exit 3"#,
-      104, &["broken", "exit status 3", "panic: oops"]),
-    ("an error without a word", r#"[ "$CNI_COMMAND" = DEL ] && exit 0; exit 9"#, 104, &["broken", "exit status 9"]),
+        107,
+        &["no luck today", "come back", "broken"],
+    ),
+    (
+        "an error without object",
+        r#"[ "$CNI_COMMAND" = DEL ] && exit 0; echo 'panic: oops'; exit 3"#,
+        104,
+        &["broken", "exit status 3", "panic: oops"],
+    ),
+    (
+        "an error without a word",
+        r#"[ "$CNI_COMMAND" = DEL ] && exit 0; exit 9"#,
+        104,
+        &["broken", "exit status 9"],
+    ),
     ("killed", r#"[ "$CNI_COMMAND" = DEL ] && exit 0; kill -9 $$"#, 104, &["broken", "signal 9"]),
-    ("junk", r#"[ "$CNI_COMMAND" = DEL ] && exit 0; echo 'level=info msg="hello"'; echo '{"ips":[]}'"#,
-      6, &["broken", "level=info"]),
-    ("half an object", r#"[ "$CNI_COMMAND" = DEL ] && exit 0; printf '{"cniVersion":"1.1.0","ips":[{"addr'"#,
-      6, &["broken"]),
-    ("17 MiB", r#"[ "$CNI_COMMAND" = DEL ] && exit 0; head -c 17825792 /dev/zero | tr '\0' ' '"#, 6, &["broken", "16 MiB"]),
+    (
+        "junk",
+        r#"[ "$CNI_COMMAND" = DEL ] && exit 0; echo 'level=info msg="hello"'; echo '{"ips":[]}'"#,
+        6,
+        &["broken", "level=info"],
+    ),
+    (
+        "half an object",
+        r#"[ "$CNI_COMMAND" = DEL ] && exit 0; printf '{"cniVersion":"1.1.0","ips":[{"addr'"#,
+        6,
+        &["broken"],
+    ),
+    (
+        "17 MiB",
+        r#"[ "$CNI_COMMAND" = DEL ] && exit 0; head -c 17825792 /dev/zero | tr '\0' ' '"#,
+        6,
+        &["broken", "16 MiB"],
+    ),
     ("nothing", "exit 0", 104, &["IPAM plugin returned missing IP config", "broken"]),
     ("null", "echo null", 104, &["IPAM plugin returned missing IP config"]),
     ("no ips", r#"echo '{"cniVersion":"1.1.0","ips":[]}'"#, 104, &["IPAM plugin returned missing IP config"]),
-    ("an unknown version", r#"echo '{"cniVersion":"9.9.9","ips":[{"address":"10.1.0.2/24"}]}'"#, 1,
-      &["9.9.9"]),
-    ("no address", r#"echo '{"cniVersion":"1.1.0","ips":[{"gateway":"10.1.0.1"}]}'"#, 6, &["broken", "address"]),
-    ("no CIDR", r#"echo '{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.2"}]}'"#, 6, &["broken", "10.1.0.2"]),
+    (
+        "an unknown version",
+        r#"echo '{"cniVersion":"9.9.9","ips":[{"address":"10.1.0.2/24"}]}'"#,
+        1,
+        &["9.9.9"],
+    ),
+    (
+        "no address",
+        r#"echo '{"cniVersion":"1.1.0","ips":[{"gateway":"10.1.0.1"}]}'"#,
+        6,
+        &["broken", "address"],
+    ),
+    (
+        "no CIDR",
+        r#"echo '{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.2"}]}'"#,
+        6,
+        &["broken", "10.1.0.2"],
+    ),
     ("an array", r#"echo '[]'"#, 6, &["broken"]),
-    ("a route that the kernel refuses", r#"echo '{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.2/24",
-      "gateway":"10.1.0.1"}],"routes":[{"dst":"198.51.100.0/24","gw":"10.1.0.1","scope":254}]}'"#, 102, &["198.51.100.0/24"]),
+    (
+        "a route that the kernel refuses",
+        r#"echo '{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.2/24",
+      "gateway":"10.1.0.1"}],"routes":[{"dst":"198.51.100.0/24","gw":"10.1.0.1","scope":254}]}'"#,
+        102,
+        &["198.51.100.0/24"],
+    ),
 ];
 
 /// A21: whatever the IPAM plugin does wrong, the error says it with the plugin's code, its DEL runs exactly once,
@@ -201,13 +252,22 @@ fn an_odd_ipam_plugin_is_put_up_with() {
     }
     let lab = lab!();
     let odd = [
-        ("an index", r#"echo '{"cniVersion":"1.1.0","interfaces":[{"name":"x"}],"ips":[{"address":"10.1.0.2/24",
-          "gateway":"10.1.0.1","interface":7}],"foo":{}}'"#),
-        ("capital keys", r#"echo '{"CNIVersion":"1.0.0","IPs":[{"Address":"10.1.0.2/24","Gateway":"10.1.0.1"}],"routes":null}'"#),
+        (
+            "an index",
+            r#"echo '{"cniVersion":"1.1.0","interfaces":[{"name":"x"}],"ips":[{"address":"10.1.0.2/24",
+          "gateway":"10.1.0.1","interface":7}],"foo":{}}'"#,
+        ),
+        (
+            "capital keys",
+            r#"echo '{"CNIVersion":"1.0.0","IPs":[{"Address":"10.1.0.2/24","Gateway":"10.1.0.1"}],"routes":null}'"#,
+        ),
         ("no version", r#"echo '{"ips":[{"address":"10.1.0.2/24","gateway":"10.1.0.1"}]}'"#),
         ("0.2.0", r#"echo '{"cniVersion":"0.2.0","ip4":{"ip":"10.1.0.2/24","gateway":"10.1.0.1"}}'"#),
         ("stdin closed", r#"exec 0<&-; echo '{"ips":[{"address":"10.1.0.2/24","gateway":"10.1.0.1"}]}'"#),
-        ("a helper", r#"sleep 20 2>/dev/null & echo '{"ips":[{"address":"10.1.0.2/24","gateway":"10.1.0.1"}]}'"#),
+        (
+            "a helper",
+            r#"sleep 20 2>/dev/null & echo '{"ips":[{"address":"10.1.0.2/24","gateway":"10.1.0.1"}]}'"#,
+        ),
         ("noise", r#"echo noise >&2; echo '{"ips":[{"address":"10.1.0.2/24","gateway":"10.1.0.1"}]}'"#),
     ];
     for mode in MODES {
@@ -260,9 +320,12 @@ fn a_missing_ipam_plugin_is_named_with_its_folders_and_a_path_is_never_run() {
         let absolute = "/run/containerd/evil";
         for kind in ["../evil", "sub/evil", "./evil", absolute, "..", ".", "evil/"] {
             let conf = conf(mode, json!({"type": kind}));
-            for (verb, conf) in [("ADD", conf.clone()), ("DEL", conf.clone()),
-                ("STATUS", conf.clone()), ("GC", with(&conf, "cni.dev/valid-attachments", &json!([])))]
-            {
+            for (verb, conf) in [
+                ("ADD", conf.clone()),
+                ("DEL", conf.clone()),
+                ("STATUS", conf.clone()),
+                ("GC", with(&conf, "cni.dev/valid-attachments", &json!([]))),
+            ] {
                 let outcome = weft.call(verb).pod(&pod).conf(&conf).run();
                 if verb == "ADD" || verb == "STATUS" {
                     let error = outcome.error();
@@ -300,7 +363,10 @@ fn a_hung_ipam_plugin_is_killed_with_its_group_at_the_deadline() {
     let error = outcome.error();
     assert_eq!(error.code, 11, "{error:?}");
     assert!(error.msg.contains("hung") && error.msg.contains("killed"), "{error:?}");
-    assert!(outcome.exited > Duration::from_secs(20) && outcome.exited < Duration::from_secs(40), "{outcome}");
+    assert!(
+        outcome.exited > Duration::from_secs(20) && outcome.exited < Duration::from_secs(40),
+        "{outcome}"
+    );
     assert_eq!(calls(&node), ["ADD", "DEL"]);
     wait_until("its helpers are dead", Duration::from_secs(3), || node.processes().is_empty());
     before.assert_settles(&node, &Allow::nothing());
@@ -320,7 +386,10 @@ fn status_is_forwarded_and_never_waits_long() {
         ("exit 0", None),
         (r#"echo '{"code":50,"msg":"no addresses left"}'; exit 1"#, Some((50, "no addresses left"))),
         (r#"echo '{"code":4,"msg":"unknown CNI_COMMAND: STATUS"}'; exit 1"#, None),
-        (r#"echo '{"code":4,"msg":"unknown CNI_COMMAND: FOO"}'; exit 1"#, Some((4, "unknown CNI_COMMAND: FOO"))),
+        (
+            r#"echo '{"code":4,"msg":"unknown CNI_COMMAND: FOO"}'; exit 1"#,
+            Some((4, "unknown CNI_COMMAND: FOO")),
+        ),
         ("sleep 1000 & sleep 1000", Some((11, "asked"))),
     ];
     for (body, wanted) in cases {
@@ -392,7 +461,11 @@ fn del_asks_the_delegate_again_until_it_says_yes() {
     let lab = lab!();
     for mode in MODES {
         let (node, weft, before) = warmed_up(&lab, mode);
-        script(&node, "good", &format!("[ -e {BIN}/down ] && echo '{{\"code\":107,\"msg\":\"store away\"}}' && exit 1\n{GOOD}"));
+        script(
+            &node,
+            "good",
+            &format!("[ -e {BIN}/down ] && echo '{{\"code\":107,\"msg\":\"store away\"}}' && exit 1\n{GOOD}"),
+        );
         let conf = conf(mode, json!({"type": "good"}));
         let pod = node.pod("a");
         weft.add(&pod, &conf).result();
@@ -486,7 +559,10 @@ fn weft_ipam_serves_the_reference_bridge_and_macvlan() {
         let conf = &conf;
         let first = plugin.add(&a, conf).result();
         let second = plugin.add(&b, conf).result();
-        assert_eq!([ip_of(&first, 0), ip_of(&second, 0)].map(|ip| ip.to_string()), ["10.244.0.2", "10.244.0.3"]);
+        assert_eq!(
+            [ip_of(&first, 0), ip_of(&second, 0)].map(|ip| ip.to_string()),
+            ["10.244.0.2", "10.244.0.3"]
+        );
         assert_eq!(first["ips"][0]["gateway"], "10.244.0.1");
         assert!(a.ping(ip_of(&second, 0), 3), "{conf}");
         wait_until("past DAD", Duration::from_secs(5), || a.ping(ip_of(&second, 1), 1));
@@ -503,7 +579,10 @@ fn weft_ipam_serves_the_reference_bridge_and_macvlan() {
         fs::remove_file(file).unwrap();
         let outcome = plugin.check(&b, &with(conf, "prevResult", &second));
         let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
-        assert!(!outcome.status.success() && text.contains("the reservation of 10.244.0.3 is lost"), "{outcome}");
+        assert!(
+            !outcome.status.success() && text.contains("the reservation of 10.244.0.3 is lost"),
+            "{outcome}"
+        );
         plugin.check(&a, &with(conf, "prevResult", &first)).ok_empty();
 
         plugin.del(&a, conf).ok_empty();
@@ -530,7 +609,10 @@ fn weft_ipam_collects_what_a_vanished_namespace_held() {
         let results: Vec<Value> = pods.iter().map(|pod| plugin.add(pod, conf).result()).collect();
         let status = ipam.status(&newest(conf)).error();
         assert_eq!(status.code, 50, "{status:?}");
-        assert!(status.msg.contains("10.244.0.1-10.244.0.6") && status.details.contains("5 of 5"), "{status:?}");
+        assert!(
+            status.msg.contains("10.244.0.1-10.244.0.6") && status.details.contains("5 of 5"),
+            "{status:?}"
+        );
         let late = node.pod("late");
         let error = ipam.add(&late, conf).error();
         assert_eq!(error.code, 11, "{error:?}");
@@ -575,9 +657,14 @@ fn weft_ipam_gc_ends_exactly_what_is_not_listed() {
 
         assert_eq!(ipam.gc(&newest(conf)).error().code, 7);
         let entry = |pod: &Pod| json!({"containerID": pod.container_id(), "ifname": pod.ifname()});
-        let gc = newest(&with(conf, "cni.dev/valid-attachments", &json!([entry(&pods[1]), entry(&pods[2].with_ifname("net7"))])));
+        let gc = newest(&with(
+            conf,
+            "cni.dev/valid-attachments",
+            &json!([entry(&pods[1]), entry(&pods[2].with_ifname("net7"))]),
+        ));
         ipam.gc(&gc).ok_empty();
-        let checks = |nth: usize| plugin.check(&pods[nth], &with(conf, "prevResult", &results[nth])).status.success();
+        let checks =
+            |nth: usize| plugin.check(&pods[nth], &with(conf, "prevResult", &results[nth])).status.success();
         assert_eq!([0, 1, 2, 3].map(checks), [false, true, false, false], "{conf}");
         ipam.check(&elsewhere, &with(&other_net, "prevResult", &other)).ok_empty();
         weft.check(&own, &with(&own_conf, "prevResult", &own_result)).ok_empty();
@@ -641,7 +728,8 @@ fn a_wipe_does_not_stop_weft_itself() {
         let first = weft.add(&node.pod("a"), &conf).result();
         node.run(["sh", "-c", "rm -rf /run/weft/*"]);
         weft.status(&conf).ok_empty();
-        let others: Vec<IpAddr> = (0..4).map(|nth| ip_of(&weft.add(&node.pod(&format!("p{nth}")), &conf).result(), 0)).collect();
+        let others: Vec<IpAddr> =
+            (0..4).map(|nth| ip_of(&weft.add(&node.pod(&format!("p{nth}")), &conf).result(), 0)).collect();
         assert!(!others.contains(&ip_of(&first, 0)), "{mode}: {others:?}");
         assert_eq!(weft.add(&node.pod("late"), &conf).error().code, 11);
         let ipam = node.cni(weft_bin_dir(), "weft-ipam");

@@ -177,9 +177,15 @@ fn links(node: &Node) -> usize {
 
 fn inside(pod: &Pod) -> Value {
     let link = pod.json(["ip", "-j", "-4", "address", "show", "dev", "eth0"]);
-    let mut routes: Vec<String> = pod.json(["ip", "-j", "-4", "route"]).as_array().unwrap().iter().map(|route| {
-        format!("{} via {} dev {} src {}", route["dst"], route["gateway"], route["dev"], route["prefsrc"])
-    }).collect();
+    let mut routes: Vec<String> = pod
+        .json(["ip", "-j", "-4", "route"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|route| {
+            format!("{} via {} dev {} src {}", route["dst"], route["gateway"], route["dev"], route["prefsrc"])
+        })
+        .collect();
     routes.sort();
     let address = |entry: &Value| format!("{}/{}", entry["local"], entry["prefixlen"]);
     let addresses: Vec<String> = link[0]["addr_info"].as_array().unwrap().iter().map(address).collect();
@@ -254,7 +260,10 @@ fn assert_switch(lab: &netns_tests::Lab, name: &str, conflist: &Value, switched:
     let late = node.pod("late");
     assert_eq!(after.add(&late).unwrap_err().plugin, "weft");
     ok(after.del(&late));
-    assert_eq!(reservations(&node, folder).iter().filter(|ip| old_ips.contains(&ip.parse().unwrap())).count(), 3);
+    assert_eq!(
+        reservations(&node, folder).iter().filter(|ip| old_ips.contains(&ip.parse().unwrap())).count(),
+        3
+    );
 
     let gateway = gateway_of(&old_results[0]);
     assert_eq!(gateway_of(&new_results[0]), gateway);
@@ -276,8 +285,13 @@ fn assert_switch(lab: &netns_tests::Lab, name: &str, conflist: &Value, switched:
     let mut conf = after.conf(0);
     conf["prevResult"] = old_results[1].clone();
     let weft = node.cni(weft_bin_dir(), "weft").with_path([weft_bin_dir(), reference_bin_dir().unwrap()]);
-    weft.call("DEL").pod(&old[2]).env("CNI_NETNS", "").conf(&conf).env("CNI_CONTAINERID", old[1].container_id())
-        .run().ok_empty();
+    weft.call("DEL")
+        .pod(&old[2])
+        .env("CNI_NETNS", "")
+        .conf(&conf)
+        .env("CNI_CONTAINERID", old[1].container_id())
+        .run()
+        .ok_empty();
     assert_eq!(reservations(&node, folder).len(), held - 2);
     assert!(reaches(&old[2], gateway) && reaches(&new[0], old_ips[2]), "{name}: the others live on");
     assert!(new_ips.iter().all(|ip| reaches(&old[2], *ip)));
@@ -304,7 +318,9 @@ fn reaches(from: &impl Inside, ip: IpAddr) -> bool {
 
 /// What node and pod know of their neighbours, for a message.
 fn neighbours(node: &Node, pod: &Pod) -> String {
-    let say = |words: &[&str], out: std::process::Output| format!("{words:?}: {}", String::from_utf8_lossy(&out.stdout));
+    let say = |words: &[&str], out: std::process::Output| {
+        format!("{words:?}: {}", String::from_utf8_lossy(&out.stdout))
+    };
     let ask = |words: &[&str]| [say(words, node.run(words)), say(words, pod.run(words))].concat();
     [ask(&["ip", "neigh"]), ask(&["ip", "-br", "link"]), ask(&["ip", "-br", "address"])].concat()
 }

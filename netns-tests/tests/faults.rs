@@ -799,28 +799,24 @@ fn stopped_add(scene_call: Call, node: &Node, name: &str, n: usize) -> (Running,
         scene_call.wrap(["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject]).spawn();
     let program = weft_bin_dir().join("weft");
     let own = || node.processes().into_iter().find(|(_, line)| line.starts_with(program.to_str().unwrap()));
-    let mut pid = 0;
+    let (mut pid, mut last, mut same) = (0, String::new(), 0);
+    // A traced process halts at each system call, for a moment; one that has stopped is not switched to any more.
     wait_until("the ADD stops", Duration::from_secs(10), || {
         pid = own().map_or(0, |(pid, _)| pid);
-        is_stopped(pid)
+        let now = halted(pid).unwrap_or_default();
+        same = if !now.is_empty() && now == last { same + 1 } else { 0 };
+        last = now;
+        same == 5
     });
     (running, pid)
 }
 
-/// Whether the process has stopped and stays so: a traced one also halts at each system call, for a moment.
-fn is_stopped(pid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let wanted = ["State:\tT", "State:\tt"];
-    let counts =
-        |text: &str| text.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect();
-    let before: Vec<String> = counts(&status);
-    let end = Instant::now() + Duration::from_millis(50);
-    while Instant::now() < end {
-        std::thread::yield_now();
-    }
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let after: Vec<String> = counts(&status);
-    !before.is_empty() && before == after && wanted.iter().any(|state| status.contains(state))
+/// How often a process that halts at this moment was switched to; `None` if it runs or is gone.
+fn halted(pid: i32) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let stopped = ["State:\tT", "State:\tt"].iter().any(|state| status.contains(state));
+    let counts = status.lines().filter(|line| line.contains("ctxt_switches")).collect();
+    stopped.then_some(counts)
 }
 
 #[track_caller]
@@ -894,7 +890,7 @@ fn a_state_folder_locked_by_a_stopped_process_is_waited_for_until_the_limit() {
     let pod = node.pod("a");
     let call = |verb: &str, pod: &Pod| weft(&node).call(verb).pod(pod).conf(&conf);
     // The folder is ready when `ready` gets its name: the builder stops before, or at, that.
-    let (mut stopped, holder) = stopped_add(call("ADD", &pod), &node, "mkdir", 3);
+    let (mut stopped, holder) = stopped_add(call("ADD", &pod), &node, "?mkdir,?mkdirat", 3);
     let other = node.pod("b");
     let waiting = [("ADD", call("ADD", &other).spawn()), ("DEL", call("DEL", &other).spawn())];
     let status = weft(&node).status(&conf);

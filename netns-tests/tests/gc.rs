@@ -134,7 +134,8 @@ fn gc_keeps_the_union_of_both_lists_and_takes_null_as_empty() {
         assert_eq!(network.living(), *left, "case {at}");
         if left.is_empty() {
             let left = Residue::take(&network.node).lines();
-            let is_ours = |line: &&String| line.starts_with("File: /run/weft/") || line.contains("alias=weft1 ");
+            let is_ours =
+                |line: &&String| line.starts_with("File: /run/weft/") || line.contains("alias=weft1 ");
             let mut left = left.iter().filter(is_ours).filter(|line| !line.contains("weft1 bridge"));
             assert_eq!(left.next(), None, "case {at}");
         }
@@ -279,7 +280,11 @@ esac
     assert!(has(&pods[4]));
     let log = fs::read_to_string(node.path("/run/containerd/log")).unwrap();
     let count = |line: &str| log.lines().filter(|found| *found == line).count();
-    assert_eq!([count("DEL ok1 eth0"), count("DEL ok2 eth0"), count("DEL kept eth0"), count("GC  ")], [1, 1, 0, 1], "{log}");
+    assert_eq!(
+        [count("DEL ok1 eth0"), count("DEL ok2 eth0"), count("DEL kept eth0"), count("GC  ")],
+        [1, 1, 0, 1],
+        "{log}"
+    );
     // The two that failed are still known: the next GC tries them again.
     assert!(weft.gc(&gc).error().details.contains("lost bad2"));
     write_script(&dir.join("fake"), "#!/bin/sh\nexit 0\n");

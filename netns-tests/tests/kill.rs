@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
 
+#[path = "common_kill/grant.rs"]
+mod grant;
 #[path = "common_kill/stepper.rs"]
 mod stepper;
 
@@ -9,18 +11,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use netns_tests::{Allow, Cni, Inside, Lab, Node, Outcome, Pod, Residue, lab, require, weft_bin_dir};
+use grant::grant;
+use netns_tests::{Allow, Cni, Lab, Node, Outcome, Pod, Residue, lab, require, weft_bin_dir};
 use serde_json::{Value, json};
-use weft_ipam::clock::{Deadline, OPERATION_LIMIT};
-use weft_ipam::{HostKernel, State};
 use stepper::{Fate, Stepper, Strike};
 
 /// An ADD beside a dead one. The kernel's own work is milliseconds; a second means that it waited for something.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// More system calls than any verb makes: a strike that never comes is a fault of the stepper.
 const ENDLESS: u32 = 5_000;
+/// Where Debian has host-local.
+const REFERENCE: &str = "/usr/lib/cni";
 const COMPLAINTS: usize = 8;
 /// "run DEL before ADD".
 const ALREADY_ATTACHED: u64 = 100;
@@ -55,12 +58,22 @@ impl World {
     }
 
     fn on(lab: Lab, node: Node, conf: Value) -> Self {
-        let weft = node.cni(weft_bin_dir(), "weft");
+        let weft = node.cni(weft_bin_dir(), "weft").with_path([weft_bin_dir(), REFERENCE.into()]);
         let (pod, other) = (node.pod("struck"), node.pod("other"));
         weft.add(&other, &conf).result();
         weft.del(&other, &conf).ok_empty();
         let before = Residue::take(&node);
-        Self { _lab: lab, node, conf, weft, pod, other, before, strays: BTreeSet::new(), complaints: Vec::new() }
+        Self {
+            _lab: lab,
+            node,
+            conf,
+            weft,
+            pod,
+            other,
+            before,
+            strays: BTreeSet::new(),
+            complaints: Vec::new(),
+        }
     }
 
     fn step(&self, verb: &str, conf: &Value, strike: Strike) -> Fate {
@@ -75,7 +88,9 @@ impl World {
         let mut found = Vec::from_iter(slow.then(|| format!("another pod's ADD took {:?}", other.elapsed)));
         found.extend(failed(&other).map(|what| format!("another pod's ADD: {what}")));
         found.extend(silent(&self.weft.del(&self.pod, &self.conf)).map(|what| format!("DEL: {what}")));
-        found.extend(silent(&self.weft.del(&self.other, &self.conf)).map(|what| format!("another pod's DEL: {what}")));
+        found.extend(
+            silent(&self.weft.del(&self.other, &self.conf)).map(|what| format!("another pod's DEL: {what}")),
+        );
         found.extend(self.left());
         self.complain(strike, fate, &found);
     }
@@ -96,7 +111,8 @@ impl World {
     fn complain(&mut self, strike: Strike, fate: &Fate, found: &[String]) {
         if !found.is_empty() {
             let call = fate.call.unwrap_or_default();
-            self.complaints.push(format!("{strike:?}, instead of system call {call}: {}", found.join("\n    ")));
+            self.complaints
+                .push(format!("{strike:?}, instead of system call {call}: {}", found.join("\n    ")));
         }
     }
 
@@ -208,7 +224,8 @@ fn kill_add_then_add(world: &mut World) -> u32 {
         } else {
             // From "done" on nobody can tell whether the answer arrived: the attachment may live, and is kept (A10).
             let error = again.error();
-            let right = done && error.code == ALREADY_ATTACHED && error.details.contains("run DEL before ADD");
+            let right =
+                done && error.code == ALREADY_ATTACHED && error.details.contains("run DEL before ADD");
             found.extend((!right).then(|| format!("ADD again: {again}")));
         }
         found.extend(silent(&world.weft.del(&world.pod, &world.conf)).map(|what| format!("DEL: {what}")));
@@ -223,7 +240,10 @@ fn kill_del(world: &mut World, kind: fn(u32) -> Strike) -> u32 {
         world.weft.add(&world.pod, &world.conf).result();
         let fate = world.step("DEL", &world.conf, strike);
         let spared = !matches!(strike, Strike::Parent(_) | Strike::Both(_)) || !fate.struck;
-        assert!(!spared || fate.status.success() && fate.stdout.is_empty(), "DEL fails without being struck: {fate:?}");
+        assert!(
+            !spared || fate.status.success() && fate.stdout.is_empty(),
+            "DEL fails without being struck: {fate:?}"
+        );
         world.aftermath(strike, &fate);
         fate.struck
     })
@@ -236,7 +256,10 @@ fn kill_gc(world: &mut World, kept: &Pod, kind: fn(u32) -> Strike) -> u32 {
         world.weft.add(&world.pod, &world.conf).result();
         let fate = world.step("GC", &conf, strike);
         let spared = !matches!(strike, Strike::Parent(_) | Strike::Both(_)) || !fate.struck;
-        assert!(!spared || fate.status.success() && fate.stdout.is_empty(), "GC fails without being struck: {fate:?}");
+        assert!(
+            !spared || fate.status.success() && fate.stdout.is_empty(),
+            "GC fails without being struck: {fate:?}"
+        );
         world.aftermath(strike, &fate);
         fate.struck
     })
@@ -320,7 +343,10 @@ fn a_gc_killed_at_any_system_call_leaves_nothing_after_del_and_spares_the_listed
         let result = world.weft.add(&kept, &world.conf).result();
         world.before = Residue::take(&world.node);
         for (who, kind) in KINDS {
-            println!("A14 GC {mode}: {who} killed at each of {} system calls", kill_gc(&mut world, &kept, kind));
+            println!(
+                "A14 GC {mode}: {who} killed at each of {} system calls",
+                kill_gc(&mut world, &kept, kind)
+            );
         }
         let mut check = world.conf.clone();
         check["prevResult"] = result;
@@ -343,19 +369,22 @@ fn a_del_repeated_after_a_kill_touches_nothing_of_the_successor_to_its_address()
         [{"subnet": "10.77.0.0/24", "rangeStart": "10.77.0.9", "rangeEnd": "10.77.0.9"}],
         [{"subnet": "fd00:77::/64", "rangeStart": "fd00:77::9", "rangeEnd": "fd00:77::9"}]
     ]);
-    for (name, mode, ranges) in
-        [("bridge", "bridge", Some(&ranges)), ("veth", "veth", Some(&ranges)), ("cluster bridge", "bridge", None)]
-    {
+    for (name, mode, ipam) in [
+        ("bridge", "bridge", "weft-ipam"),
+        ("veth", "veth", "weft-ipam"),
+        ("cluster bridge", "bridge", "cluster"),
+        ("delegating bridge", "bridge", "host-local"),
+    ] {
         let lab = Lab::new(&format!("del_successor_{}", name.replace(' ', "_")));
         let node = lab.node("n1");
         let mut conf = conf(mode);
-        match ranges {
-            Some(ranges) => conf["ipam"]["ranges"] = ranges.clone(),
-            None => {
+        match ipam {
+            "cluster" => {
                 conf["ipMasq"] = json!(false);
                 conf["ipam"]["ranges"] = Value::Null;
                 grant(&node, &["10.77.0.9/32", "fd00:77::9/128"]);
             }
+            kind => conf["ipam"] = json!({"type": kind, "cooldown": 0, "ranges": ranges}),
         }
         let mut world = World::on(lab, node, conf);
         let mut successors = 0;
@@ -371,7 +400,7 @@ fn a_del_repeated_after_a_kill_touches_nothing_of_the_successor_to_its_address()
                 // Its own record may go with it.
                 let own = Allow::nothing().processes().text("/record/").text("/owner/");
                 found.extend(before.difference(&after, &own));
-            } else if successor.error().code != TRY_AGAIN {
+            } else if successor.error().code != TRY_AGAIN && ipam != "host-local" {
                 found.push(format!("ADD of a successor: {successor}"));
             }
             found.extend(silent(&world.weft.del(&world.other, &world.conf)));
@@ -379,19 +408,12 @@ fn a_del_repeated_after_a_kill_touches_nothing_of_the_successor_to_its_address()
             world.complain(strike, &fate, &found);
             fate.struck
         });
-        println!("A14 DEL {name}: killed at each of {hits} system calls, {successors} times with a successor");
+        println!(
+            "A14 DEL {name}: killed at each of {hits} system calls, {successors} times with a successor"
+        );
         assert!(successors > 1, "nobody ever got the address: nothing was tested");
         world.done();
     }
-}
-
-/// What `weftd` does.
-fn grant(node: &Node, blocks: &[&str]) {
-    node.enter(|| {
-        let deadline = Deadline::after(Instant::now(), OPERATION_LIMIT);
-        let state = State::open(&mut HostKernel::default(), deadline).unwrap();
-        blocks.iter().for_each(|block| state.grant(&block.parse().unwrap(), deadline).unwrap());
-    });
 }
 
 /// A14: the very first ADD of a node, which makes state folder, bridge, sysctls and nft table; a new node each time.
@@ -415,7 +437,8 @@ fn the_first_add_of_a_node_can_be_killed_at_any_system_call() {
             for pod in [&pod, &other] {
                 found.extend(silent(&weft.del(pod, &conf)));
             }
-            let shared = Allow::nothing().link("cbr0").table("inet weft").forwarding().path("/var/lib/weft/attached/");
+            let shared =
+                Allow::nothing().link("cbr0").table("inet weft").forwarding().path("/var/lib/weft/attached/");
             // Which ranges are masqueraded belongs to the node, not to a pod.
             found.extend(before.settle(&node, &shared.text("inet weft masq").text("inet weft plain")));
             found.extend(strays(&node));

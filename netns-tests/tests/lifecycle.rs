@@ -8,8 +8,8 @@ use std::fs;
 use std::time::Duration;
 
 use common_node::{
-    Case, addresses, addresses_of, assert_reaches, entries, gateways, host_end, link, links, list, taken, wipe, with,
-    with_result,
+    Case, addresses, addresses_of, assert_reaches, entries, gateways, host_end, link, links, list, taken,
+    wipe, with, with_result,
 };
 use netns_tests::{Allow, Cni, Inside, Node, Outcome, Pod, Residue, lab, require, wait_until, weft_bin_dir};
 use serde_json::{Value, json};
@@ -64,7 +64,10 @@ fn a_second_add_is_refused_and_the_first_attachment_keeps_working() {
 
         let error = weft.add(&first, &conf).error();
         assert_eq!(error.code, 100, "{case:?} {error:?}");
-        assert!(error.msg.contains(first.container_id()) && error.msg.contains("attached already"), "{error:?}");
+        assert!(
+            error.msg.contains(first.container_id()) && error.msg.contains("attached already"),
+            "{error:?}"
+        );
         for ip in addresses(&result) {
             assert!(error.details.contains(&ip.to_string()), "{error:?} names no {ip}");
         }
@@ -293,7 +296,10 @@ fn del_without_namespace_removes_the_masquerade_of_a_delegated_address() {
         let pod = node.pod("goes");
         weft.add(&pod, &second).result();
         let lines = Residue::take(&node).lines().join("\n");
-        assert!(lines.contains(r#"masq4: "198.51.100.9""#) && lines.contains(r#"masq6: "2001:db8:51::9""#), "{lines}");
+        assert!(
+            lines.contains(r#"masq4: "198.51.100.9""#) && lines.contains(r#"masq6: "2001:db8:51::9""#),
+            "{lines}"
+        );
 
         weft.call("DEL").pod(&pod).env("CNI_NETNS", "").conf(&second).run().ok_empty();
         assert_same(&before, &node);
@@ -404,7 +410,10 @@ fn add_after_a_killed_add_of_the_same_attachment_starts_afresh() {
             weft.check(&pod, &with_result(&conf, &result)).ok_empty();
             weft.del(&pod, &conf).ok_empty();
         }
-        assert!(kills >= 15 && with_half_made_link >= 5, "{case:?}: only {kills} kills, {with_half_made_link} late");
+        assert!(
+            kills >= 15 && with_half_made_link >= 5,
+            "{case:?}: only {kills} kills, {with_half_made_link} late"
+        );
         before.assert_settles(&node, &Allow::nothing());
         assert_reaches(&keeper, &gateways(&kept));
     }
@@ -506,7 +515,10 @@ fn an_address_alive_in_the_kernel_is_not_given_after_a_change_of_boot() {
 
         for n in 1..case.small_room() {
             let given = addresses(&weft.add(&node.pod(&format!("p{n}")), &conf).result());
-            assert!(!given.iter().any(|ip| addresses(&result).contains(ip)), "{case:?}: {given:?} is the survivor's");
+            assert!(
+                !given.iter().any(|ip| addresses(&result).contains(ip)),
+                "{case:?}: {given:?} is the survivor's"
+            );
         }
         assert_eq!(weft.add(&node.pod("one-too-many"), &conf).error().code, 11);
         assert_reaches(&survivor, &gateways(&result));
@@ -568,7 +580,10 @@ fn wiped_records_are_rebuilt_before_an_address_is_given() {
         for n in 2..case.small_room() {
             let pod = node.pod(&format!("p{n}"));
             let given = addresses(&weft.add(&pod, &conf).result());
-            assert!(!given.iter().any(|ip| live.contains(ip)), "{case:?}: {given:?} are a live pod's ({live:?})");
+            assert!(
+                !given.iter().any(|ip| live.contains(ip)),
+                "{case:?}: {given:?} are a live pod's ({live:?})"
+            );
             newer.push(pod);
         }
         assert_eq!(weft.add(&node.pod("one-too-many"), &conf).error().code, 11);

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use common_node::packet::{Frame, Tap, mac_bytes};
 use common_node::{
-    Case, addresses, addresses_of, assert_reaches, bare, first_ping, gateways, has_flag, host_end, link, links, list,
-    neighbour, skip_dad, taken, with, with_result,
+    Case, addresses, addresses_of, assert_reaches, bare, first_ping, gateways, has_flag, host_end, link,
+    links, list, neighbour, skip_dad, taken, with, with_result,
 };
-use netns_tests::{Allow, Cni, Inside, Node, Pod, Residue, Server, lab, require, wait_for, wait_until, weft_bin_dir};
+use netns_tests::{
+    Allow, Cni, Inside, Node, Pod, Residue, Server, lab, require, wait_for, wait_until, weft_bin_dir,
+};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -71,7 +73,10 @@ fn the_result_of_add_is_what_the_kernel_has() {
             let global = |address: &&Value| address["scope"] == "global";
             let info = list(&show[0]["addr_info"]);
             for address in info.iter().filter(global) {
-                assert!(address["tentative"].is_null() && address["dadfailed"].is_null(), "{case:?} {version}: {show}");
+                assert!(
+                    address["tentative"].is_null() && address["dadfailed"].is_null(),
+                    "{case:?} {version}: {show}"
+                );
             }
 
             assert_eq!(result["cniVersion"], version);
@@ -170,7 +175,8 @@ fn assert_routes(pod: &Pod, wanted: &[Value]) {
         format!("{dst} via {gateway}")
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut wanted: Vec<_> = wanted.iter().map(|route| key(&text(&route["dst"]), &text(&route["gw"]))).collect();
+    let mut wanted: Vec<_> =
+        wanted.iter().map(|route| key(&text(&route["dst"]), &text(&route["gw"]))).collect();
     let present = routes(pod);
     let ours = present.iter().filter(|route| route["protocol"] != "kernel" && route["gateway"].is_string());
     let mut present: Vec<_> = ours.map(|route| key(&text(&route["dst"]), &text(&route["gateway"]))).collect();
@@ -203,7 +209,10 @@ fn assert_routes_of_family(pod: &Pod, wanted: &[Value], v4: bool) {
     let present = list(&pod.json(["ip", family, "-j", "route"]));
     for route in wanted {
         let dst = if route["dst"] == default { json!("default") } else { route["dst"].clone() };
-        assert!(present.iter().any(|found| found["dst"] == dst && found["gateway"] == route["gw"]), "{route}");
+        assert!(
+            present.iter().any(|found| found["dst"] == dst && found["gateway"] == route["gw"]),
+            "{route}"
+        );
     }
 }
 
@@ -253,7 +262,18 @@ fn a_stale_entry_of_a_neighbour_is_corrected_by_the_announcement_alone() {
             .filter_map(|(ip, has)| has.then(|| ip.parse().unwrap()))
             .collect();
         for ip in &wanted {
-            watcher.run(["ip", "neigh", "replace", &ip.to_string(), "lladdr", OLD, "dev", "eth0", "nud", "reachable"]);
+            watcher.run([
+                "ip",
+                "neigh",
+                "replace",
+                &ip.to_string(),
+                "lladdr",
+                OLD,
+                "dev",
+                "eth0",
+                "nud",
+                "reachable",
+            ]);
         }
         let conf = with(&case.conf(), &json!({"runtimeConfig": {"mac": NEW, "ips": wanted}}));
         let (pod, result) = add(&node, "a", &conf);
@@ -295,9 +315,13 @@ fn a_reused_address_answers_the_first_ping_and_survives_its_former_holders_del()
         let (heir, result) = add(&node, "heir", &conf("02:00:00:00:00:02"));
         assert_eq!(addresses(&result), reused);
         for ip in &reused {
-            let from_neighbour = first_ping(&watcher, *ip).unwrap_or_else(|| panic!("{case:?}: {ip} is silent"));
+            let from_neighbour =
+                first_ping(&watcher, *ip).unwrap_or_else(|| panic!("{case:?}: {ip} is silent"));
             let from_node = first_ping(&node, *ip).unwrap_or_else(|| panic!("{case:?}: {ip} is silent"));
-            assert!(from_neighbour < 50.0 && from_node < 50.0, "{case:?} {ip}: {from_neighbour} {from_node} ms");
+            assert!(
+                from_neighbour < 50.0 && from_node < 50.0,
+                "{case:?} {ip}: {from_neighbour} {from_node} ms"
+            );
         }
         let before = Residue::take(&node);
         for _ in 0..2 {
@@ -524,7 +548,10 @@ fn a_pod_reaches_itself_by_a_service_address() {
         for ip in addresses(&result) {
             let (family, service) = if ip.is_ipv4() { ("ip", "10.96.0.10") } else { ("ip6", "fd00:96::10") };
             let port = listener.port();
-            node.run(["nft", &format!("add rule inet svc prerouting {family} daddr {service} dnat {family} to {ip}")]);
+            node.run([
+                "nft",
+                &format!("add rule inet svc prerouting {family} daddr {service} dnat {family} to {ip}"),
+            ]);
             let rule = format!("{family} saddr {ip} {family} daddr {ip} masquerade");
             node.run(["nft", &format!("add rule inet svc postrouting {rule}")]);
             let service: IpAddr = service.parse().unwrap();
@@ -659,7 +686,10 @@ fn another_address_on_the_bridge_is_refused_or_replaced_by_force() {
                 let error = outcome.error();
                 assert_eq!(error.code, 7, "{label}: {error:?}");
                 assert_eq!(error.msg, format!("\"cbr0\" already has an IP address different from {wanted}"));
-                assert!(error.details.contains(row.present) && error.details.contains("forceAddress"), "{error:?}");
+                assert!(
+                    error.details.contains(row.present) && error.details.contains("forceAddress"),
+                    "{error:?}"
+                );
                 before.assert_same(&Residue::take(&node), &Allow::nothing().processes());
                 assert_eq!(links(&pod), ["lo"]);
                 continue;

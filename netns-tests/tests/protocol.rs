@@ -225,8 +225,8 @@ fn an_invalid_variable_is_reported_first_and_only_where_it_matters() {
         assert!(error.msg.contains("CNI_IFNAME") && !error.msg.contains("CNI_CONTAINERID"), "{}", error.msg);
     }
     assert_untouched(&node);
-    let list = with(&conf, "cni.dev~valid-attachments", json!([]));
-    let list: Value = serde_json::from_str(&list.to_string().replace('~', "/")).unwrap();
+    let mut list = conf.clone();
+    list["cni.dev/valid-attachments"] = json!([]);
     for verb in ["GC", "STATUS"] {
         let call =
             weft.call(verb).env("CNI_IFNAME", "a/b").env("CNI_CONTAINERID", "../x").env("CNI_NETNS", "/x");
@@ -747,15 +747,18 @@ fn a_link_without_address_needs_a_version_that_can_say_so() {
 
 // ------------------------------------------------------------------------------------------------- spelling, nulls
 
+/// How a key is written.
+type Spelling = fn(&str) -> String;
+
 /// The same with every key spelt otherwise.
-fn respelt(value: &Value, spell: fn(&str) -> String) -> Value {
+fn respelt(value: &Value, spell: Spelling) -> Value {
     match value {
         Value::Object(map) => {
             let pairs = map.iter().map(|(key, value)| (spell(key), respelt(value, spell)));
             Value::Object(pairs.collect::<Map<_, _>>())
         }
         Value::Array(list) => list.iter().map(|item| respelt(item, spell)).collect(),
-        other => other.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }
 
@@ -846,7 +849,7 @@ fn keys_are_matched_without_case() {
         );
         assert_eq!(cidr(&expected["result"]["ips"][1]["address"]).0.to_string(), "10.244.0.12");
         assert_eq!(cidr(&expected["result"]["ips"][2]["address"]).0.to_string(), "fd00:244::77");
-        let spellings: [(&str, fn(&str) -> String); 4] = [
+        let spellings: [(&str, Spelling); 4] = [
             ("upper", |key| key.to_ascii_uppercase()),
             ("lower", |key| key.to_ascii_lowercase()),
             ("capitalised", capitalised),

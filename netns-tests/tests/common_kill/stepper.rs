@@ -46,12 +46,14 @@ pub struct Fate {
 pub struct Stepper<'a> {
     node: &'a Node,
     program: PathBuf,
+    path: String,
 }
 
 impl<'a> Stepper<'a> {
     /// The plugin of this build.
     pub fn new(node: &'a Node) -> Self {
-        Self { node, program: weft_bin_dir().join("weft") }
+        let dir = weft_bin_dir();
+        Self { node, program: dir.join("weft"), path: format!("{}:/usr/lib/cni", dir.display()) }
     }
 
     /// Runs one verb, and strikes.
@@ -70,7 +72,7 @@ impl<'a> Stepper<'a> {
 
     fn start(&self, verb: &str, pod: Option<&Pod>, conf: &Value) -> Child {
         let mut command = self.node.command(&self.program);
-        command.env("CNI_COMMAND", verb).env("CNI_PATH", self.program.parent().unwrap());
+        command.env("CNI_COMMAND", verb).env("CNI_PATH", &self.path);
         if let Some(pod) = pod {
             command.env("CNI_CONTAINERID", pod.container_id());
             command.env("CNI_NETNS", pod.netns_path()).env("CNI_IFNAME", pod.ifname());
@@ -123,7 +125,9 @@ fn step_child(parent: Pid, at: u32, both: bool) -> Struck {
         let event = waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)).unwrap();
         let pid = event.pid().unwrap();
         match event {
-            WaitStatus::Exited(..) | WaitStatus::Signaled(..) if pid == parent => status = Some(ended_with(event)),
+            WaitStatus::Exited(..) | WaitStatus::Signaled(..) if pid == parent => {
+                status = Some(ended_with(event))
+            }
             WaitStatus::Exited(..) | WaitStatus::Signaled(..) => child_ended |= child == Some(pid),
             WaitStatus::PtraceEvent(..) => resumed(ptrace::cont(pid, None)),
             WaitStatus::PtraceSyscall(_) if child == Some(pid) => {
@@ -145,7 +149,9 @@ fn step_child(parent: Pid, at: u32, both: bool) -> Struck {
                 resumed(ptrace::syscall(pid, None));
             }
             // A later child: it goes its own way.
-            WaitStatus::Stopped(..) if pid != parent && child != Some(pid) => resumed(ptrace::detach(pid, None)),
+            WaitStatus::Stopped(..) if pid != parent && child != Some(pid) => {
+                resumed(ptrace::detach(pid, None))
+            }
             WaitStatus::Stopped(_, signal) if pid == parent => resumed(ptrace::cont(pid, signal)),
             WaitStatus::Stopped(_, signal) => resumed(ptrace::syscall(pid, signal)),
             other => panic!("an unexpected stop: {other:?}"),

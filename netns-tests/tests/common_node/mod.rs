@@ -123,7 +123,8 @@ pub fn bare(cidr: &Value) -> IpAddr {
 pub fn host_end(result: &Value) -> String {
     let interfaces = list(&result["interfaces"]);
     let host = interfaces.iter().find(|link| {
-        link["sandbox"].as_str().unwrap_or_default().is_empty() && link["name"].as_str().unwrap().starts_with("veth")
+        link["sandbox"].as_str().unwrap_or_default().is_empty()
+            && link["name"].as_str().unwrap().starts_with("veth")
     });
     host.unwrap_or_else(|| panic!("no host end in {result}"))["name"].as_str().unwrap().to_owned()
 }
@@ -156,8 +157,9 @@ pub fn addresses_of(place: &impl Inside, name: &str) -> Vec<String> {
     let link = link(place, name).unwrap_or_else(|| panic!("no link {name}"));
     let info = list(&link["addr_info"]);
     let given = info.iter().filter(|address| address["scope"] == "global" || address["local"] == "fe80::1");
-    let mut texts: Vec<String> =
-        given.map(|address| format!("{}/{}", address["local"].as_str().unwrap(), address["prefixlen"])).collect();
+    let mut texts: Vec<String> = given
+        .map(|address| format!("{}/{}", address["local"].as_str().unwrap(), address["prefixlen"]))
+        .collect();
     texts.sort();
     texts
 }
@@ -181,7 +183,8 @@ pub fn taken(node: &Node) -> Vec<IpAddr> {
 /// The names in a folder; none if there is no folder.
 pub fn entries(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }

@@ -38,7 +38,8 @@ impl Tap {
         let address = address(index);
         // SAFETY: plain socket calls; the pointer and length describe `address`.
         unsafe {
-            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(ALL.to_be()));
+            let fd =
+                libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(ALL.to_be()));
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -71,7 +72,14 @@ impl Tap {
             // SAFETY: the pointers and lengths describe `bytes`, `from` and `length`.
             let got = unsafe {
                 let (buffer, from) = (bytes.as_mut_ptr().cast(), (&raw mut from).cast());
-                libc::recvfrom(self.fd.as_raw_fd(), buffer, bytes.len(), libc::MSG_DONTWAIT, from, &raw mut length)
+                libc::recvfrom(
+                    self.fd.as_raw_fd(),
+                    buffer,
+                    bytes.len(),
+                    libc::MSG_DONTWAIT,
+                    from,
+                    &raw mut length,
+                )
             };
             let Ok(got) = usize::try_from(got) else { return frames };
             bytes.truncate(got);
@@ -136,7 +144,13 @@ pub fn router_advertisement(mac: &str, lifetime: u16) -> Vec<u8> {
     message.extend([1, 1]);
     message.extend(mac);
     let length = u16::try_from(message.len()).unwrap();
-    let checksum = checksum(&[&source.octets(), &group.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, 58], &message]);
+    let checksum = checksum(&[
+        &source.octets(),
+        &group.octets(),
+        &u32::from(length).to_be_bytes(),
+        &[0, 0, 0, 58],
+        &message,
+    ]);
     message.splice(2..4, checksum.to_be_bytes());
     let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
     frame.extend(mac);
