@@ -145,9 +145,16 @@ impl State {
     /// Code 5 on a disk fault.
     pub fn note_verified(&self, name: &str, second: u64) -> Result<(), Error> {
         let folder = self.at("verified");
-        let spare = folder.join(format!(".{name}.{}", std::process::id()));
-        files::replace(&folder.join(name), &spare, second.to_string().as_bytes())
-            .map_err(|error| self.io("note what was verified in", &error))
+        let path = folder.join(name);
+        // No name in between that a kill could leave behind; absent for a moment, it counts as never seen.
+        let noted = files::unnamed(&folder, second.to_string().as_bytes())
+            .and_then(|file| files::remove(&path).and_then(|()| files::publish(&file, &path)));
+        match noted {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(self.io("note what was verified in", &error))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn io(&self, what: &str, error: &io::Error) -> Error {
