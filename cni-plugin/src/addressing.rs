@@ -15,6 +15,9 @@ pub const LINK_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The IPv6 twin of [`LINK_GATEWAY_V4`].
 pub const LINK_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// `RT_SCOPE_LINK` (include/uapi/linux/rtnetlink.h).
+const SCOPE_LINK: u32 = 253;
+
 /// The IPAM's answer.
 #[derive(Clone, Debug, Default)]
 pub struct Granted {
@@ -104,7 +107,9 @@ pub fn plan(conf: &Conf, granted: &Granted) -> Result<Plan, Error> {
             let msg = format!("the IPAM plugin gave the route {} via {gw}: not of one family", route.dst);
             return Err(Error::new(code::IPAM, msg));
         }
-        let via = route.gw.or_else(|| gateway_for(&plan, route.dst));
+        // What is on the link (or on this host) by its scope has no next hop.
+        let on_link = route.scope.is_some_and(|scope| scope >= SCOPE_LINK);
+        let via = route.gw.or_else(|| gateway_for(&plan, route.dst).filter(|_| !on_link));
         plan.routes.push(PodRoute { route: route.clone(), via, onlink, unless_default: false });
     }
     add_default_routes(&mut plan, conf, granted, onlink);

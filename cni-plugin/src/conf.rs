@@ -221,7 +221,9 @@ fn ipam(conf: &NetConf, args: &CniArgs) -> Result<Ipam, Error> {
     let kind = object.string("type")?;
     match kind.as_deref() {
         Some("weft-ipam") => IpamConf::parse(conf, args).map(Ipam::BuiltIn),
-        None if !object.as_map().is_empty() => IpamConf::parse(conf, args).map(Ipam::BuiltIn),
+        None if object.as_map().values().any(|value| !value.is_null()) => {
+            IpamConf::parse(conf, args).map(Ipam::BuiltIn)
+        }
         None | Some("") => Ok(Ipam::None),
         Some(other) => Ok(Ipam::Delegated(other.to_owned())),
     }

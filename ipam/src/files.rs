@@ -109,15 +109,16 @@ pub fn holder(file: &File) -> String {
 
 /// The process that holds the flock on `file`, from /proc/locks; for error messages.
 fn lock_holder(file: &File) -> Option<u32> {
-    let wanted = format!(":{}", file.metadata().ok()?.ino());
+    let there = file.metadata().ok()?;
+    // Inode numbers alone are the same on every tmpfs.
+    let (major, minor) = (nix::sys::stat::major(there.dev()), nix::sys::stat::minor(there.dev()));
+    let wanted = format!("{major:02x}:{minor:02x}:{}", there.ino());
     let table = fs::read_to_string("/proc/locks").ok()?;
     table.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let at = words.iter().position(|word| *word == "FLOCK")?;
         let inode = words.get(at + 4)?;
-        (inode.ends_with(&wanted) && !words.contains(&"->"))
-            .then(|| words.get(at + 3)?.parse().ok())
-            .flatten()
+        (*inode == wanted && !words.contains(&"->")).then(|| words.get(at + 3)?.parse().ok()).flatten()
     })
 }
 

@@ -384,7 +384,11 @@ fn a_del_repeated_after_a_kill_touches_nothing_of_the_successor_to_its_address()
                 conf["ipam"]["ranges"] = Value::Null;
                 grant(&node, &["10.77.0.9/32", "fd00:77::9/128"]);
             }
-            kind => conf["ipam"] = json!({"type": kind, "cooldown": 0, "ranges": ranges}),
+            kind => {
+                // host-local of Debian knows no 1.1.0.
+                conf["cniVersion"] = json!("1.0.0");
+                conf["ipam"] = json!({"type": kind, "cooldown": 0, "ranges": ranges});
+            }
         }
         let mut world = World::on(lab, node, conf);
         let mut successors = 0;
