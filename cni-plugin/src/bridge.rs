@@ -18,6 +18,15 @@ const REFERENCE_BRIDGE: &str = "cni0";
 /// Says whose bridge it is; a later `weftd uninstall` removes what carries it.
 const ALIAS: &str = "weft1 bridge";
 
+/// The most ports that a bridge can have (`BR_MAX_PORTS` less the one that is never given).
+pub const MAX_PORTS: usize = 1023;
+
+/// Says that the bridge has them all.
+pub fn full() -> Error {
+    Error::new(code::TRY_AGAIN, format!("the bridge has all the {MAX_PORTS} ports that a bridge can have"))
+        .with_details("stop pods, use \"mode\": \"veth\" (no such limit), or another bridge")
+}
+
 /// The bridge, made if there is none, up, and with the options that concern the bridge as a whole.
 ///
 /// # Errors

@@ -94,10 +94,7 @@ impl Refusal {
                 format!("make the pod's link {host_name} with {pod_name} in the pod: {error}"),
             )
             .with_details("a link of this name exists, on the node or in the pod's namespace"),
-            Self::BridgeFull => {
-                Error::new(code::TRY_AGAIN, "the bridge has all the 1,023 ports that a bridge can have")
-                    .with_details("stop pods, use \"mode\": \"veth\" (no such limit), or another bridge")
-            }
+            Self::BridgeFull => crate::bridge::full(),
             Self::Before(error) | Self::Other(error) => {
                 refused(format!("make the pod's link {host_name} with {pod_name} in the pod"), &error)
             }

@@ -9,9 +9,11 @@ use weft_cni::hostlocal::IpamConf;
 use weft_cni::request::{Command, Environment};
 use weft_ipam::clock::Deadline;
 use weft_ipam::foreign::Foreign;
-use weft_ipam::{Blocks, HostKernel, Ranges, Source, State, collect, usage};
+use weft_ipam::{Blocks, HostKernel, Ranges, Source, State, collect, refused, usage};
+use weft_netlink::link;
 
-use crate::conf::{Conf, Ipam};
+use crate::bridge;
+use crate::conf::{BridgeConf, Conf, Ipam, Mode};
 
 /// Whether an ADD can succeed now.
 ///
@@ -19,6 +21,9 @@ use crate::conf::{Conf, Ipam};
 /// Code 50 when it cannot: nothing granted, or all addresses in use.
 pub fn status(net: &NetConf, env: &Environment, deadline: Deadline) -> Result<(), Error> {
     let conf = Conf::parse(net, &CniArgs::default())?;
+    if let (Mode::Bridge(bridge), false) = (&conf.mode, conf.exhausted_is_ok) {
+        refuse_full(bridge)?;
+    }
     match &conf.ipam {
         Ipam::None => Ok(()),
         Ipam::Delegated(kind) => {
@@ -27,6 +32,17 @@ pub fn status(net: &NetConf, env: &Environment, deadline: Deadline) -> Result<()
         }
         Ipam::BuiltIn(ipam) => built_in(net, &conf, ipam, deadline).map_err(unavailable),
     }
+}
+
+fn refuse_full(conf: &BridgeConf) -> Result<(), Error> {
+    let mut kernel = HostKernel::default();
+    let Some(found) = bridge::find(kernel.socket()?, conf)? else { return Ok(()) };
+    let ports = link::count_ports(kernel.socket()?, found.index)
+        .map_err(|error| refused(format!("count the ports of {}", found.name), &error))?;
+    if ports < bridge::MAX_PORTS {
+        return Ok(());
+    }
+    Err(Error { code: code::NOT_AVAILABLE, ..bridge::full() })
 }
 
 fn built_in(net: &NetConf, conf: &Conf, ipam: &IpamConf, deadline: Deadline) -> Result<(), Error> {

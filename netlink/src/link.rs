@@ -166,6 +166,14 @@ pub fn all(socket: &mut Socket) -> Result<Vec<Link>> {
     socket.dump(&request, |(kind, body)| Ok(Link::parse(kind, body)))
 }
 
+/// `ip link show master BRIDGE`: how many ports a bridge has.
+pub fn count_ports(socket: &mut Socket, bridge: u32) -> Result<usize> {
+    let filter = vec![LinkAttribute::Controller(bridge), no_statistics()];
+    let request = Request::new(RTM_GETLINK, &message(0, filter), 0);
+    let links = socket.dump(&request, |(kind, body)| Ok(Link::parse(kind, body)))?;
+    Ok(links.iter().filter(|link| link.master == Some(bridge)).count())
+}
+
 fn no_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }

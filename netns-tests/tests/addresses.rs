@@ -145,12 +145,7 @@ fn a_freed_address_cools_down_while_others_are_free() {
             let node = lab.node(&format!("{}-{cooldown}", case.name()));
             let mut conf = case.small_conf();
             conf["ipam"]["cooldown"] = cooldown;
-            let of_case = |pair: [&str; 2]| {
-                let both = [(pair[0], case.v4), (pair[1], case.v6)];
-                both.into_iter()
-                    .filter_map(|(ip, has)| has.then(|| ip.parse::<IpAddr>().unwrap()))
-                    .collect::<Vec<_>>()
-            };
+            let of_case = |[v4, v6]: [&str; 2]| ips(&case.pick(v4, v6));
             // By name, so that the turn still begins at the first address.
             let wanted = of_case(["10.244.0.2", "fd00:244::2"]);
             let requested = with(&conf, &json!({"runtimeConfig": {"ips": wanted}}));
@@ -240,10 +235,7 @@ fn without_a_granted_block_nothing_is_given() {
     for case in Case::all() {
         let node = lab.node(&case.name());
         let (weft, conf) = (weft(&node), case.cluster_conf());
-        let blocks: Vec<&str> = [("10.9.0.0/26", case.v4), ("fd00:9::/122", case.v6)]
-            .into_iter()
-            .filter_map(|(block, has)| has.then_some(block))
-            .collect();
+        let blocks = case.pick("10.9.0.0/26", "fd00:9::/122");
         let assert_nothing = |when: &str| {
             let pod = node.pod("a");
             let before = Residue::take(&node);

@@ -23,6 +23,8 @@ use stepper::{Stepper, Strike};
 
 /// "Try again later".
 const TRY_AGAIN: u64 = 11;
+/// "I/O failure".
+const IO: u64 = 5;
 const ALREADY_ATTACHED: u64 = 100;
 
 /// A dual-stack network whose pools have exactly `size` addresses, from .10 on.
@@ -258,7 +260,8 @@ fn a_folder_wiped_in_between_never_makes_two_pods_share_an_address() {
         let weft = node.cni(weft_bin_dir(), "weft");
         let conf = conf(mode, PODS as u32 - 1);
         let before = Residue::take(&node);
-        let (ledger, refusals) = (Ledger::default(), Mutex::new(Vec::new()));
+        let ledger = Ledger::default();
+        let (refusals, failures) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -287,19 +290,26 @@ fn a_folder_wiped_in_between_never_makes_two_pods_share_an_address() {
                             ledger.ends(pod.container_id());
                             let deleted = weft.del(pod, &conf);
                             if !deleted.status.success() {
-                                refusals.lock().unwrap().push(deleted.error());
+                                failures.lock().unwrap().push(deleted.error());
                             }
                         }
                     });
                 }
             });
         });
-        let refusals = refusals.into_inner().unwrap();
-        println!("wiped, {mode}: {} holdings, {} refusals", ledger.len(), refusals.len());
+        let (refusals, failures) = (refusals.into_inner().unwrap(), failures.into_inner().unwrap());
+        let (held, refused, failed) = (ledger.len(), refusals.len(), failures.len());
+        println!("wiped, {mode}: {held} addresses held, {refused} ADDs refused, {failed} DELs failed");
         assert_eq!(ledger.overlaps(), Vec::<String>::new());
-        assert!(ledger.len() > 20, "hardly any ADD went through: nothing was tested");
-        let wrong: Vec<_> = refusals.iter().filter(|error| error.code != TRY_AGAIN).collect();
-        assert!(wrong.is_empty(), "{} refusals that no retry is promised for: {wrong:#?}", wrong.len());
+        assert!(held > 20, "hardly any ADD went through: nothing was tested");
+        // A runtime tries again after both; and a folder that vanished under an operation is what both say.
+        let of_the_wipe = |error: &&netns_tests::CniError| {
+            error.code == TRY_AGAIN || error.code == IO && error.msg.contains("No such file or directory")
+        };
+        let wrong: Vec<_> = refusals.iter().filter(|error| !of_the_wipe(error)).collect();
+        assert!(wrong.is_empty(), "{} refusals that do not come from the wipe: {wrong:#?}", wrong.len());
+        // Runtimes ignore a failed DEL, or try it for ever: it has to find its way around a wipe.
+        assert!(failures.is_empty(), "{failed} DELs failed: {failures:#?}");
         // In peace a DEL of each takes all that is left, whatever became of its records.
         at_once(&weft, "DEL", &pods, &conf).iter().for_each(Outcome::ok_empty);
         before.assert_settles(&node, &shared());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common_node::packet::{Frame, Tap, mac_bytes};
 use common_node::{
     Case, addresses, addresses_of, assert_reaches, bare, first_ping, gateways, has_flag, host_end, link,
-    links, list, neighbour, skip_dad, taken, with, with_result,
+    links, list, neighbour, taken, with, with_result,
 };
 use netns_tests::{
     Allow, Cni, Inside, Node, Pod, Residue, Server, lab, require, wait_for, wait_until, weft_bin_dir,
@@ -46,9 +46,7 @@ fn the_result_of_add_is_what_the_kernel_has() {
         let plain = json!({"ipMasq": false});
         let (node, far) = (lab.node(&case.name()), lab.node(&format!("{}-far", case.name())));
         let ends = (["198.18.0.1/30", "fd00:18::1/64"], ["198.18.0.2/30", "fd00:18::2/64"]);
-        let wire = lab.wire((&node, &ends.0), (&far, &ends.1));
-        skip_dad(&node, &wire.link, "fe80::a/64");
-        skip_dad(&far, &wire.link, "fe80::b/64");
+        lab.wire((&node, &ends.0), (&far, &ends.1));
         for (from, to) in [
             (&far, ["10.244.0.0/24", "198.18.0.1"]),
             (&far, ["fd00:244::/64", "fd00:18::1"]),
@@ -257,10 +255,8 @@ fn a_stale_entry_of_a_neighbour_is_corrected_by_the_announcement_alone() {
     for case in Case::all().into_iter().filter(|case| !case.veth) {
         let node = lab.node(&case.name());
         let (watcher, _) = add(&node, "watcher", &case.conf());
-        let wanted: Vec<IpAddr> = [("10.244.0.77", case.v4), ("fd00:244::77", case.v6)]
-            .into_iter()
-            .filter_map(|(ip, has)| has.then(|| ip.parse().unwrap()))
-            .collect();
+        let wanted: Vec<IpAddr> =
+            case.pick("10.244.0.77", "fd00:244::77").iter().map(|ip| ip.parse().unwrap()).collect();
         for ip in &wanted {
             watcher.run([
                 "ip",
@@ -299,10 +295,7 @@ fn a_reused_address_answers_the_first_ping_and_survives_its_former_holders_del()
         let node = lab.node(&case.name());
         let _outside = lab.outside(&node);
         let (watcher, _) = add(&node, "watcher", &case.conf());
-        let wanted: Vec<&str> = [("10.244.0.77", case.v4), ("fd00:244::77", case.v6)]
-            .into_iter()
-            .filter_map(|(ip, has)| has.then_some(ip))
-            .collect();
+        let wanted = case.pick("10.244.0.77", "fd00:244::77");
         let conf = |mac: &str| with(&case.conf(), &json!({"runtimeConfig": {"mac": mac, "ips": wanted}}));
         let (former, result) = add(&node, "former", &conf("02:00:00:00:00:01"));
         let reused = addresses(&result);
@@ -345,7 +338,6 @@ fn masquerade_hides_pods_from_the_outside_only() {
         for masquerade in [true, false] {
             let node = lab.node(&format!("{}-{masquerade}", case.name()));
             let server = lab.outside(&node);
-            skip_dad(&node, "uplink0", "fe80::a/64");
             let conf = with(&case.conf(), &json!({"ipMasq": masquerade}));
             let (pod, result) = add(&node, "a", &conf);
             let (other, others) = add(&node, "b", &conf);

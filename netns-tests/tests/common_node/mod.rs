@@ -47,6 +47,11 @@ impl Case {
         usize::from(self.v4) + usize::from(self.v6)
     }
 
+    /// Those of the two that belong to its families.
+    pub fn pick<T>(self, v4: T, v6: T) -> Vec<T> {
+        [(v4, self.v4), (v6, self.v6)].into_iter().filter(|(_, has)| *has).map(|(item, _)| item).collect()
+    }
+
     /// A network of 10.244.0.0/24 and fd00:244::/64, masqueraded, with a default route.
     pub fn conf(self) -> Value {
         self.conf_of("10.244.0.0/24", "fd00:244::/64")
@@ -187,12 +192,6 @@ pub fn entries(folder: &Path) -> Vec<String> {
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
-}
-
-/// Gives a link of the lab a link-local address at once. While the kernel's own is in duplicate address detection, no
-/// forwarded IPv6 packet leaves a fresh link, which is no matter of any plugin.
-pub fn skip_dad(place: &impl Inside, link: &str, address: &str) {
-    place.run(["ip", "address", "add", address, "dev", link, "nodad"]);
 }
 
 /// Everything below the node's state folder is taken away, as an impatient administrator does.
