@@ -266,7 +266,10 @@ impl<'s> Job<'_, 's> {
             let mut socket = Socket::open(Protocol::Netfilter).map_err(failed)?;
             rules::guard_port(&mut socket, host, pod_mac.0).map_err(failed)?;
         }
-        if wanted.rules.is_empty() { Ok(()) } else { masquerade::ensure(self.attachment.state(), &wanted) }
+        if !wanted.rules.is_empty() {
+            self.notes.extend(masquerade::ensure(self.attachment.state(), &wanted)?);
+        }
+        Ok(())
     }
 
     /// Writes "done", and makes sure that nobody wiped the records meanwhile.

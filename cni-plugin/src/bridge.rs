@@ -23,7 +23,7 @@ pub const MAX_PORTS: usize = 1023;
 
 /// Says that the bridge has them all.
 pub fn full() -> Error {
-    Error::new(code::TRY_AGAIN, format!("the bridge has all the {MAX_PORTS} ports that a bridge can have"))
+    Error::new(code::TRY_AGAIN, "the bridge has all the 1,023 ports that a bridge can have")
         .with_details("stop pods, use \"mode\": \"veth\" (no such limit), or another bridge")
 }
 

@@ -44,16 +44,16 @@ pub fn wanted(plan: &Plan, pools: &[Pool]) -> Wanted {
     wanted
 }
 
-/// Sees to it that all that is wanted is in the kernel.
+/// Sees to it that all that is wanted is in the kernel. Returns what the log should warn of.
 ///
 /// # Errors
 /// Code 102 if the kernel refuses.
-pub fn ensure(state: &State, wanted: &Wanted) -> Result<(), Error> {
+pub fn ensure(state: &State, wanted: &Wanted) -> Result<Vec<String>, Error> {
     let names: Vec<String> = wanted.rules.iter().map(name).collect();
     let now = boot_seconds();
     let seen: Vec<Option<u64>> = names.iter().map(|name| state.verified_at(name)).collect();
     if seen.iter().all(|at| at.is_some_and(|at| now.saturating_sub(at) < LOOK_AGAIN)) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     // One looks; those who come meanwhile need not, unless the range was never written.
     for name in names.iter().zip(&seen).filter_map(|(name, at)| at.and(Some(name))) {
@@ -65,7 +65,12 @@ pub fn ensure(state: &State, wanted: &Wanted) -> Result<(), Error> {
     for name in &names {
         state.note_verified(name, now)?;
     }
-    Ok(())
+    // As the socket is open: the fault that costs people most time, and that no rule of ours can mend.
+    let drops = rules::forward_policy_drops(&mut socket).map_err(failed)?;
+    Ok(drops
+        .iter()
+        .map(|chain| format!("warning: the chain {chain} drops forwarded packets by policy"))
+        .collect())
 }
 
 /// What is wanted and not in the kernel, for CHECK.

@@ -274,15 +274,8 @@ fn pods_of_two_blocks_reach_each_other_by_the_link_local_gateway() {
         let (weft, mut conf) = (weft(&node), case.cluster_conf());
         // Or the address of the warm-up below would rest.
         conf["ipam"]["cooldown"] = json!(0);
-        for (block, has) in [
-            ("10.9.0.0/30", case.v4),
-            ("10.9.7.0/30", case.v4),
-            ("fd00:9::/126", case.v6),
-            ("fd00:9:7::/126", case.v6),
-        ] {
-            if has {
-                grant(&node, block);
-            }
+        for block in case.pick(["10.9.0.0/30", "10.9.7.0/30"], ["fd00:9::/126", "fd00:9:7::/126"]).concat() {
+            grant(&node, block);
         }
         server.add_return_route("10.9.0.0/16");
         server.add_return_route("fd00:9::/32");
@@ -371,11 +364,7 @@ fn same_node_traffic_of_cluster_pods_is_routed() {
     for case in Case::all() {
         let node = lab.node(&case.name());
         let conf = case.cluster_conf();
-        for (block, has) in [("10.9.0.0/26", case.v4), ("fd00:9::/122", case.v6)] {
-            if has {
-                grant(&node, block);
-            }
-        }
+        case.pick("10.9.0.0/26", "fd00:9::/122").iter().for_each(|block| grant(&node, block));
         let (a, _) = add(&node, "a", &conf);
         let (_b, others) = add(&node, "b", &conf);
         for ip in addresses(&others) {
@@ -434,13 +423,8 @@ fn granted_addresses_of_live_pods_survive_a_wipe_and_a_new_grant() {
     for case in Case::all() {
         let node = lab.node(&case.name());
         let (weft, conf) = (weft(&node), case.cluster_conf());
-        let grant_all = || {
-            for (block, has) in [("10.9.0.0/30", case.v4), ("fd00:9::/126", case.v6)] {
-                if has {
-                    grant(&node, block);
-                }
-            }
-        };
+        let blocks = case.pick("10.9.0.0/30", "fd00:9::/126");
+        let grant_all = || blocks.iter().for_each(|block| grant(&node, block));
         grant_all();
         let (warm_up, _) = add(&node, "warm-up", &conf);
         weft.del(&warm_up, &conf).ok_empty();
@@ -476,10 +460,8 @@ fn an_attachment_whose_pod_vanished_is_collected_with_all_it_had() {
             let node = lab.node(&format!("{}-{cluster}", case.name()));
             let (conf, room) =
                 if cluster { (case.cluster_conf(), 4) } else { (case.small_conf(), case.small_room()) };
-            for (block, has) in [("10.9.0.0/30", case.v4), ("fd00:9::/126", case.v6)] {
-                if cluster && has {
-                    grant(&node, block);
-                }
+            if cluster {
+                case.pick("10.9.0.0/30", "fd00:9::/126").iter().for_each(|block| grant(&node, block));
             }
             passing(&node, &conf);
             let before = Residue::take(&node);

@@ -266,7 +266,7 @@ fn a_folder_wiped_in_between_never_makes_two_pods_share_an_address() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(7)); // The pace of the wipes, not a wait for something.
+                    std::thread::sleep(Duration::from_millis(40)); // The pace of the wipes, not a wait for something.
                     node.try_run(["sh", "-c", "rm -rf /run/weft/*"]);
                 }
             });

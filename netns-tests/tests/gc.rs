@@ -376,8 +376,6 @@ fn gc_ends_ten_thousand_stale_attachments_in_five_seconds() {
     let weft = node.cni(weft_bin_dir(), "weft");
     let mut conf = conf("net", "bridge", "10.64.0.0/16");
     conf["ipam"]["ranges"] = json!([[{"subnet": "10.64.0.0/16"}]]);
-    // With the spoof guard each would open a netfilter socket, whose close waits for the kernel (design §3).
-    conf["macspoofchk"] = json!(false);
     let pod = node.pod("lives");
     let result = weft.add(&pod, &conf).result();
     let state = fs::read_dir(node.path("/run/weft")).unwrap().next().unwrap().unwrap().path();

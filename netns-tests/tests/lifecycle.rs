@@ -684,10 +684,8 @@ fn a_foreign_route_to_an_address_is_respected() {
         let node = lab.node(&case.name());
         let _outside = lab.outside(&node);
         let (weft, conf) = (weft(&node), case.small_conf());
-        for (has, route) in [(case.v4, "10.244.0.2/32"), (case.v6, "fd00:244::2/128")] {
-            if has {
-                node.run(["ip", "route", "add", route, "dev", "uplink0", "proto", "static"]);
-            }
+        for route in case.pick("10.244.0.2/32", "fd00:244::2/128") {
+            node.run(["ip", "route", "add", route, "dev", "uplink0", "proto", "static"]);
         }
         let foreign = |node: &Node| {
             let routes = [["-4"], ["-6"]].map(|family| list(&node.json(["ip", family[0], "-j", "route"])));
