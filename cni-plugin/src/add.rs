@@ -45,8 +45,17 @@ pub fn add(
     let mut job = Job { call, conf, deadline, pod: &mut pod, kernel, attachment, notes, avoid: Vec::new() };
     match job.run() {
         Ok(done) => Ok(done.into_result(call, conf, previous)),
-        Err(error) => Err(job.undo(error)),
+        Err(error) => {
+            let error = job.undo(error);
+            Err(if state.is_current().unwrap_or(true) { error } else { wiped(&error) })
+        }
     }
+}
+
+/// Whatever failed, it failed because the records went under it: a retry finds them rebuilt.
+fn wiped(error: &Error) -> Error {
+    Error::new(code::TRY_AGAIN, "the records under /run/weft were wiped during this ADD")
+        .with_details(format!("what was done has been undone, try again ({error})"))
 }
 
 /// Locks the attachment. One that is there already is refused if it lives, and ended if it is dead.
@@ -215,6 +224,13 @@ impl<'s> Job<'_, 's> {
         let (index, routes) = self.pod.configure(&end, &plan, self.deadline)?;
         // Asking for the link also makes the kernel finish its change of state: frames pass from here on.
         let host = found(self.kernel.socket()?)?;
+        if let Some(bridge) = bridge.filter(|bridge| !bridge.carrier)
+            && let Err(claimed) =
+                veth::settle_on_bridge(self.kernel.socket()?, bridge.index, &plan, pod_mac, &alias)?
+        {
+            // Its last port had gone, and the kernel forgets a bridge's neighbours up to a second after that.
+            return Ok(Err(claimed));
+        }
         self.pod.announce(index, &plan, pod_mac);
         record.host = Some(Host {
             name: host.name.clone(),

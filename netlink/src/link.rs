@@ -32,6 +32,7 @@ mod ifla {
     pub const OPERSTATE: u16 = 16;
     pub const LINKINFO: u16 = 18;
     pub const IFALIAS: u16 = 20;
+    pub const CARRIER: u16 = 33;
     pub const INFO_KIND: u16 = 1;
     pub const INFO_DATA: u16 = 2;
     pub const INFO_SLAVE_DATA: u16 = 5;
@@ -102,6 +103,8 @@ pub struct Link {
     pub up: bool,
     /// In promiscuous mode because somebody asked for it.
     pub promiscuous: bool,
+    /// A signal, or for a bridge a port that passes frames.
+    pub carrier: bool,
     /// RFC 2863: up, or a device that does not say.
     pub operational: bool,
     /// Bridge port: sends a frame back where it came from.
@@ -134,6 +137,7 @@ impl Link {
             alias: text(attributes, ifla::IFALIAS),
             up: flags.contains(LinkFlags::Up),
             promiscuous: flags.contains(LinkFlags::Promisc),
+            carrier: is_on(attributes, ifla::CARRIER),
             operational: state.is_some_and(|state| OPERATIONAL.contains(state)),
             hairpin: is_on(port, ifla::BRPORT_MODE),
             isolated: is_on(port, ifla::BRPORT_ISOLATED),

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use grant::{as_daemon, grant};
-use netns_tests::{Allow, Cni, Inside, Lab, Node, Outcome, Pod, Residue, Running, lab, require, wait_until, weft_bin_dir};
+use netns_tests::{
+    Allow, Cni, Inside, Lab, Node, Outcome, Pod, Residue, Running, lab, require, wait_until, weft_bin_dir,
+};
 use serde_json::{Value, json};
 
 /// "Try again later".
@@ -116,7 +118,8 @@ fn a_late_del_frees_nothing_of_its_successor() {
         let (mut former, mut successor) = (node.pod("former"), node.pod("successor"));
         for round in 0..8 {
             weft.add(&former, &conf).result();
-            let late: Vec<Running> = (0..8).map(|_| weft.call("DEL").pod(&former).conf(&conf).spawn()).collect();
+            let late: Vec<Running> =
+                (0..8).map(|_| weft.call("DEL").pod(&former).conf(&conf).spawn()).collect();
             let mut answer = Value::Null;
             wait_until("the address is free", Duration::from_secs(10), || {
                 let outcome = weft.add(&successor, &conf);
@@ -132,9 +135,14 @@ fn a_late_del_frees_nothing_of_its_successor() {
             weft.del(&former, &conf).ok_empty();
             held.assert_settles(&node, &Allow::nothing());
             let words = if kind == "veth" { ["route", "route"] } else { ["neigh", "route"] };
-            let shown: String = [["ip", "-4", words[0]], ["ip", "-6", words[0]], ["ip", "-4", words[1]], ["ip", "-6", words[1]]]
-                .map(|words| String::from_utf8(node.run(words).stdout).unwrap())
-                .concat();
+            let shown: String = [
+                ["ip", "-4", words[0]],
+                ["ip", "-6", words[0]],
+                ["ip", "-4", words[1]],
+                ["ip", "-6", words[1]],
+            ]
+            .map(|words| String::from_utf8(node.run(words).stdout).unwrap())
+            .concat();
             for address in addresses(&answer) {
                 let there = shown.lines().any(|line| line.split(' ').next() == Some(&address));
                 assert!(there, "{kind}, round {round}: nothing is left of {address} in the kernel:\n{shown}");
@@ -279,10 +287,20 @@ fn the_first_pod_on_an_idle_bridge_keeps_its_neighbour_entries() {
     weft.del(&last, &conf).ok_empty();
     // The third setns is the one that sets up the pod's end: the pair is there, and has no carrier yet.
     let inject = "inject=setns:delay_enter=1500000:when=3";
-    let result = weft.call("ADD").pod(&first).conf(&conf).wrap(["strace", "-f", "-o", "/dev/null", "-e", inject]).run().result();
+    let result = weft
+        .call("ADD")
+        .pod(&first)
+        .conf(&conf)
+        .wrap(["strace", "-f", "-o", "/dev/null", "-e", inject])
+        .run()
+        .result();
     let shown = node.json(["ip", "-j", "neigh", "show", "dev", "cbr0"]);
     for address in addresses(&result) {
-        let there = shown.as_array().unwrap().iter().any(|entry| entry["dst"] == address.as_str() && entry.get("extern_learn").is_some());
+        let there = shown
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|entry| entry["dst"] == address.as_str() && entry.get("extern_learn").is_some());
         assert!(there, "{address} has lost its entry: {shown}");
     }
 }

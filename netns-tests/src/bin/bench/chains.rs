@@ -76,7 +76,8 @@ pub fn wanted(options: &Options) -> Vec<Spec> {
     if !wanted.is_empty() || !options.wants(Section::Floor) {
         return wanted;
     }
-    let bare = |spec: Spec| Spec { title: "the bare kernel alone", bare: true, ..spec };
+    let bare =
+        |spec: Spec| Spec { title: "the bare kernel alone", targets: Targets::default(), bare: true, ..spec };
     SPECS.into_iter().filter(|spec| spec.kind != Kind::Full).map(bare).collect()
 }
 

@@ -20,6 +20,7 @@ mod start;
 mod subject;
 mod sys;
 mod turns;
+mod watchdog;
 mod witness;
 
 use std::error::Error;
@@ -65,6 +66,7 @@ fn bench(options: &Options) -> Outcome<()> {
         return Err("this machine cannot run labs (see above)".into());
     }
     sys::adopt_orphans()?;
+    watchdog::start();
     let report = measure(options)?;
     io::stdout().write_all(report.table().as_bytes())?;
     report.write_json(&options.json)?;

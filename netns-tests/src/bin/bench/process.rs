@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
 
-use crate::{Outcome, sys};
+use crate::{Outcome, sys, watchdog};
 
 /// Where the reference plugins look for `iptables`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -48,7 +48,9 @@ pub fn run<V: AsRef<OsStr>>(
     let mut child = command.spawn()?;
     let stdout = to_end(child.stdout.take())?;
     let stderr = to_end(child.stderr.take())?;
-    Ok(Finished { status: child.wait()?, stdout, stderr })
+    let status = child.wait()?;
+    watchdog::step();
+    Ok(Finished { status, stdout, stderr })
 }
 
 fn to_end(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
@@ -76,6 +78,7 @@ impl Finished {
 pub fn settle() -> io::Result<bool> {
     let mut any = false;
     while sys::reap_one()? {
+        watchdog::step();
         any = true;
     }
     Ok(any)

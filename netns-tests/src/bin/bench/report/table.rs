@@ -67,7 +67,7 @@ impl Comparison {
             text,
             &format!(
                 "  {:<24}{:<4}{reference:>20}{weft:>20}{:>9}{:>8}{:>5} {floor:>20}{:>8}",
-                "median (p99)", "", "ratio", "target", "met", "weft ÷"
+                "median (p99)", "", "ratio", "target", "met", "÷ bare"
             ),
         );
         for row in &self.rows {
