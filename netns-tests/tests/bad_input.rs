@@ -1,5 +1,5 @@
-//! Bad input: names, configurations, namespaces and options that cannot be honoured. Every refusal is one JSON
-//! object with a code and a sentence; nothing is created, and nothing of a pod that lives is lost.
+//! Bad input: names, configurations, namespaces and options that cannot be honoured. Every refusal is one
+//! JSON object with a code and a sentence; nothing is created, and nothing of a pod that lives is lost.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
 
@@ -66,7 +66,7 @@ impl Scene {
     }
 }
 
-// ----------------------------------------------------------------------------------------------------------- names
+// ----------------------------------------------------------------------------------------------------- names
 
 /// A3: container IDs that could be a path or are none are refused before any file is made.
 #[test]
@@ -112,8 +112,8 @@ fn a_bad_container_id_is_refused_before_any_file_is_made() {
     assert_untouched(&node);
 }
 
-/// A4: interface names that a path or the kernel would trip over are refused before anything is made. One with `%`
-/// the kernel takes for a pattern and would make another interface of it.
+/// A4: interface names that a path or the kernel would trip over are refused before anything is made. One
+/// with `%` the kernel takes for a pattern and would make another interface of it.
 #[test]
 fn a_bad_interface_name_is_refused_before_anything_is_made() {
     if !require() {
@@ -156,7 +156,8 @@ fn a_bad_interface_name_is_refused_before_anything_is_made() {
     assert_untouched(&node);
 }
 
-/// A3, A4: with a pod on the node, bad names of any kind harm it in no verb; nor do they match it by accident.
+/// A3, A4: with a pod on the node, bad names of any kind harm it in no verb; nor do they match it by
+/// accident.
 #[test]
 fn bad_names_do_not_harm_a_living_pod() {
     if !require() {
@@ -188,10 +189,10 @@ fn bad_names_do_not_harm_a_living_pod() {
     }
 }
 
-// ----------------------------------------------------------------------------------------------------------- stdin
+// ----------------------------------------------------------------------------------------------------- stdin
 
-/// A5: what is no JSON object is refused within a second in every verb that reads it, without a signal, and a pod
-/// that lives does not notice.
+/// A5: what is no JSON object is refused within a second in every verb that reads it, without a signal, and a
+/// pod that lives does not notice.
 #[test]
 fn standard_input_that_is_no_json_object_is_refused_at_once() {
     if !require() {
@@ -248,8 +249,8 @@ fn standard_input_that_is_no_json_object_is_refused_at_once() {
     }
 }
 
-/// A5: 64 MiB are refused within a second and without being kept in memory: 16 MiB is the limit (and a little less
-/// is still read).
+/// A5: 64 MiB are refused within a second and without being kept in memory: 16 MiB is the limit (and a little
+/// less is still read).
 #[test]
 fn a_configuration_of_64_mib_is_refused_in_bounded_memory() {
     if !require() {
@@ -322,7 +323,7 @@ fn a_network_without_a_proper_name_is_refused() {
     assert_untouched(&node);
 }
 
-// ------------------------------------------------------------------------------------------------------ namespaces
+// ------------------------------------------------------------------------------------------------ namespaces
 
 /// Paths that lead to no pod's namespace, and what the answer must say beside the path.
 fn bad_paths(node: &Node) -> Vec<(&'static str, String)> {
@@ -358,8 +359,8 @@ fn bad_paths(node: &Node) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A8: what is no pod's namespace is refused with code 8 naming the path, before anything is changed; a FIFO does not
-/// make it wait. CHECK says the same.
+/// A8: what is no pod's namespace is refused with code 8 naming the path, before anything is changed; a FIFO
+/// does not make it wait. CHECK says the same.
 #[test]
 fn a_path_that_is_no_namespace_of_a_pod_is_refused_before_any_change() {
     if !require() {
@@ -385,8 +386,8 @@ fn a_path_that_is_no_namespace_of_a_pod_is_refused_before_any_change() {
     }
 }
 
-/// A8, design §3 (DEL works without a namespace): DEL with any such path is done in silence, and never touches an
-/// interface of the node's own, even one that has the name.
+/// A8, design §3 (DEL works without a namespace): DEL with any such path is done in silence, and never
+/// touches an interface of the node's own, even one that has the name.
 #[test]
 fn del_with_a_bad_path_succeeds_and_touches_nothing_of_the_node() {
     if !require() {
@@ -463,7 +464,7 @@ fn the_override_allows_the_nodes_own_namespace_and_nothing_else() {
     }
 }
 
-// --------------------------------------------------------------------------------------------------------- options
+// --------------------------------------------------------------------------------------------------- options
 
 /// A changed key, the code it is refused with, and words of the refusal.
 type Refusal = (&'static str, Value, u64, Vec<&'static str>);
@@ -701,8 +702,9 @@ fn refused_in_veth_mode() -> Vec<Refusal> {
     table
 }
 
-/// Issue, "What to build" and point 5: an option that cannot be honoured, or makes no sense, is refused by name and
-/// value, by ADD, CHECK and STATUS alike; a DEL with it succeeds, for the configuration may have been changed since.
+/// Issue, "What to build" and point 5: an option that cannot be honoured, or makes no sense, is refused by
+/// name and value, by ADD, CHECK and STATUS alike; a DEL with it succeeds, for the configuration may have
+/// been changed since.
 #[test]
 fn an_option_that_cannot_be_honoured_is_refused_by_name_and_value() {
     if !require() {
@@ -741,7 +743,8 @@ fn an_option_that_cannot_be_honoured_is_refused_by_name_and_value() {
     }
 }
 
-/// The same on a node that never had a pod: neither bridge nor state folder is made, forwarding is not switched on.
+/// Point 5: the same on a node that never had a pod: neither bridge nor state folder is made, forwarding is
+/// not switched on.
 #[test]
 fn a_refused_option_makes_neither_bridge_nor_state_folder() {
     if !require() {
@@ -786,7 +789,8 @@ fn hairpin_and_promiscuous_mode_together_are_refused() {
     assert_untouched(&node);
 }
 
-/// What says nothing is not refused: empty capabilities, options switched off, the values that are the default.
+/// Point 5: what says nothing is not refused: empty capabilities, options switched off, the values that are
+/// the default.
 #[test]
 fn options_that_ask_for_nothing_are_accepted() {
     if !require() {
@@ -842,8 +846,8 @@ fn options_that_ask_for_nothing_are_accepted() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// Point 5: what the kernel refuses late (a route that cannot be, a MAC in use) is undone: the pod has nothing, the
-/// address is free again, and the other pod's network works.
+/// Point 5: a route that cannot be, refused at once or late by the kernel, is undone: the pod has nothing,
+/// the address is free again, and the other pod's network works.
 #[test]
 fn what_the_kernel_refuses_is_undone() {
     if !require() {

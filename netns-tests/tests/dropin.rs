@@ -204,7 +204,7 @@ fn assert_same_life(conflist: fn(&str) -> Value, versions: &[&str]) {
         changes.extend((at == 0).then(|| ("i", with_weft_ipam(&conflist(version)))));
         for (kind, ours) in changes {
             let ours = live(&lab, &format!("{kind}{at}"), &ours, &dirs);
-            // The reference's own CHECK fails now and then: the bridge's MAC changes with its ports (cni.md 5, #17).
+            // The reference's own CHECK fails for Flannel: it does not find the route of the IPAM without gateway.
             assert_eq!(ours.checks, version >= &"0.4.0", "{version}");
             let theirs = Life { checks: ours.checks, ..theirs.clone() };
             assert_eq!(ours, theirs, "{version}, left is weft, right the reference ({kind})");
@@ -311,9 +311,9 @@ fn assert_switch(lab: &netns_tests::Lab, name: &str, conflist: &Value, switched:
     assert_eq!(reservations(&node, folder), [""; 0]);
 }
 
-/// Whether `ip` answers; one echo is enough, on a busy machine three more may be needed.
+/// Whether `ip` answers the very first echo.
 fn reaches(from: &impl Inside, ip: IpAddr) -> bool {
-    from.ping(ip, 1) || from.ping(ip, 3)
+    from.ping(ip, 1)
 }
 
 /// What node and pod know of their neighbours, for a message.

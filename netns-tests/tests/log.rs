@@ -1,4 +1,5 @@
-//! The log: one line for each operation, where and how the configuration says; and no operation depends on it.
+//! The log: one line for each operation, where and how the configuration says; and no operation depends on
+//! it.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
 
@@ -67,8 +68,8 @@ fn assert_time(text: &str) {
     assert!(date("-1 minute").as_str() < text && text < date("+1 minute").as_str(), "{text} is not now");
 }
 
-/// One line for each operation, with its duration, whom it was for and how it ended; none for VERSION and for a
-/// person's call.
+/// Log: one line for each operation, with its duration, whom it was for and how it ended; none for VERSION
+/// and for a person's call.
 #[test]
 fn each_operation_writes_one_line() {
     if !require() {
@@ -101,8 +102,8 @@ fn each_operation_writes_one_line() {
     }
 }
 
-/// What is refused before its network is known leaves no trace, not even a log file (A3: "no file created anywhere");
-/// the runtime has the error object.
+/// Log: what is refused before its network is known leaves no trace, not even a log file (A3: "no file
+/// created anywhere"); the runtime has the error object.
 #[test]
 fn a_call_that_could_not_be_understood_leaves_not_even_a_log() {
     if !require() {
@@ -123,7 +124,7 @@ fn a_call_that_could_not_be_understood_leaves_not_even_a_log() {
     assert_eq!(fs::read_dir(node.path("/var/log/weft")).unwrap().count(), 0);
 }
 
-/// `logLevel`: `info` says everything, `error` only failures, `off` nothing.
+/// Log, `logLevel`: `info` says everything, `error` only failures, `off` nothing.
 #[test]
 fn the_level_chooses_the_lines() {
     if !require() {
@@ -141,7 +142,7 @@ fn the_level_chooses_the_lines() {
     }
 }
 
-/// `logFormat: json`: each line is one object with the same facts.
+/// Log, `logFormat: json`: each line is one object with the same facts.
 #[test]
 fn lines_of_the_json_format_are_objects() {
     if !require() {
@@ -174,7 +175,7 @@ fn lines_of_the_json_format_are_objects() {
     assert!(lines[0].contains("ip=10.244.0.2/"), "{}", lines[0]);
 }
 
-/// `logFile`: another file, whose folders are made, for root alone; the default is then left alone.
+/// Log, `logFile`: another file, whose folders are made, for root alone; the default is then left alone.
 #[test]
 fn the_log_goes_to_the_file_that_the_configuration_names() {
     if !require() {
@@ -191,7 +192,8 @@ fn the_log_goes_to_the_file_that_the_configuration_names() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// `logFile: stderr`: the line goes to standard error and nowhere else; standard output stays the answer alone.
+/// Log, `logFile: stderr`: the line goes to standard error and nowhere else; standard output stays the answer
+/// alone.
 #[test]
 fn the_log_can_go_to_standard_error() {
     if !require() {
@@ -215,7 +217,7 @@ fn the_log_can_go_to_standard_error() {
     weft(&node).call("DEL").pod(&pod).conf(&conf).close_fds([2]).run().ok_empty();
 }
 
-/// The log's settings count although another option is refused: the refusal is what one looks for there.
+/// Log: the log's settings count although another option is refused: the refusal is what one looks for there.
 #[test]
 fn a_refused_option_is_logged_where_the_configuration_says() {
     if !require() {
@@ -241,7 +243,7 @@ fn a_refused_option_is_logged_where_the_configuration_says() {
     assert_eq!(lines(&node, path).len(), 9, "off is off");
 }
 
-/// A log that cannot be written never fails or delays an operation.
+/// Log: a log that cannot be written never fails or delays an operation.
 #[test]
 fn an_unwritable_log_harms_no_operation() {
     if !require() {
@@ -278,7 +280,8 @@ fn an_unwritable_log_harms_no_operation() {
     assert!(lines(&node, DEFAULT).is_empty());
 }
 
-/// The same for a FIFO that nobody reads, and one whose reader does not read: the operation does not wait for it.
+/// Log: the same for a FIFO that nobody reads, and one whose reader does not read: the operation does not
+/// wait for it.
 #[test]
 fn a_log_that_is_a_fifo_delays_no_operation() {
     if !require() {
@@ -301,7 +304,8 @@ fn a_log_that_is_a_fifo_delays_no_operation() {
     call("DEL").ok_empty();
 }
 
-/// A log of more than 10 MiB is put aside as `.1`, which replaces the former one; 10 MiB exactly are not too much.
+/// Log: a log of more than 10 MiB is put aside as `.1`, which replaces the former one; 10 MiB exactly are not
+/// too much.
 #[test]
 fn a_log_of_more_than_ten_mib_is_put_aside() {
     if !require() {
@@ -338,7 +342,7 @@ fn a_log_of_more_than_ten_mib_is_put_aside() {
     assert_eq!(names.len(), 2, "{names:?}");
 }
 
-/// Operations side by side: every line is whole, and none is lost, also while the file is put aside.
+/// Log: operations side by side: every line is whole, and none is lost, also while the file is put aside.
 #[test]
 fn lines_of_operations_side_by_side_are_whole_and_none_is_lost() {
     if !require() {
@@ -369,7 +373,8 @@ fn lines_of_operations_side_by_side_are_whole_and_none_is_lost() {
     }
 }
 
-/// Two operations that find the file too large at the same moment: one puts it aside, and nothing is lost.
+/// Log: two operations that find the file too large at the same moment: one puts it aside, and nothing is
+/// lost.
 #[test]
 fn two_operations_that_put_the_log_aside_at_once_lose_nothing() {
     if !require() {
@@ -397,7 +402,7 @@ fn two_operations_that_put_the_log_aside_at_once_lose_nothing() {
     assert_eq!(count, 2, "a line is lost: {new:#?}");
 }
 
-/// What others put into an error cannot make a second line, nor end a JSON object early.
+/// Log: what others put into an error cannot make a second line, nor end a JSON object early.
 #[test]
 fn an_error_with_line_breaks_is_one_line() {
     if !require() {
@@ -420,7 +425,7 @@ fn an_error_with_line_breaks_is_one_line() {
     }
 }
 
-/// A delegate's error, too, is one line, with its code.
+/// Log: a delegate's error, too, is one line, with its code.
 #[test]
 fn the_error_of_a_delegate_is_one_line_with_its_code() {
     if !require() {
@@ -442,7 +447,7 @@ fn the_error_of_a_delegate_is_one_line_with_its_code() {
     assert!(lines[0].contains("error code=142") && lines[0].contains("first second"), "{}", lines[0]);
 }
 
-/// An ADD that was undone because nobody read its answer says so.
+/// Log: an ADD that was undone because nobody read its answer says so.
 #[test]
 fn an_undone_add_says_so() {
     if !require() {

@@ -666,7 +666,8 @@ fn another_address_on_the_bridge_is_refused_or_replaced_by_force() {
             let node = lab.node(&format!("row{number}-{force}"));
             node.run(["ip", "link", "add", "cbr0", "type", "bridge"]);
             node.run(["ip", "link", "set", "cbr0", "up"]);
-            node.run(["ip", "address", "add", row.present, "dev", "cbr0"]);
+            let nodad: &[&str] = if row.present.contains(':') { &["nodad"] } else { &[] };
+            node.run([&["ip", "address", "add", row.present, "dev", "cbr0"], nodad].concat());
             let conf = with(&case.conf(), &json!({"forceAddress": force}));
             let wanted = if row.v4 { "10.244.0.1/24" } else { "fd00:244::1/64" };
             let pod = node.pod("a");

@@ -47,10 +47,10 @@ fn cidr(text: &Value) -> (IpAddr, u8) {
     (ip.parse().unwrap(), length.parse().unwrap())
 }
 
-// ---------------------------------------------------------------------------------------------- VERSION, variables
+// ---------------------------------------------------------------------------------------- VERSION, variables
 
-/// A1: VERSION answers whatever standard input is (empty, left open, garbage, libcni's, closed, huge) and however bare
-/// the environment; quickly.
+/// A1: VERSION answers whatever standard input is (empty, left open, garbage, libcni's, closed, huge) and
+/// however bare the environment; quickly.
 #[test]
 fn version_names_the_seven_versions_whatever_standard_input_is() {
     if !require() {
@@ -172,8 +172,8 @@ fn an_unknown_verb_is_refused_by_name() {
     assert_untouched(&node);
 }
 
-/// A2: every set of missing variables is reported at once, in the order of the reference library; an empty one is
-/// missing. `CNI_PATH` is not asked for: only a delegate needs it (cni.md §1.2, "be lenient").
+/// A2: every set of missing variables is reported at once, in the order of the reference library; an empty
+/// one is missing. `CNI_PATH` is not asked for: only a delegate needs it (cni.md §1.2, "be lenient").
 #[test]
 fn missing_variables_are_reported_all_together() {
     if !require() {
@@ -206,7 +206,8 @@ fn missing_variables_are_reported_all_together() {
     assert_untouched(&node);
 }
 
-/// A2: an invalid value comes before missing ones and alone; variables that a verb does not need are not judged.
+/// A2: an invalid value comes before missing ones and alone; variables that a verb does not need are not
+/// judged.
 #[test]
 fn an_invalid_variable_is_reported_first_and_only_where_it_matters() {
     if !require() {
@@ -234,7 +235,8 @@ fn an_invalid_variable_is_reported_first_and_only_where_it_matters() {
     }
 }
 
-/// §1.7: `CNI_ARGS` that cannot be split are refused; keys of others are nobody's business; DEL never stumbles.
+/// §1.7: `CNI_ARGS` that cannot be split are refused; keys of others are nobody's business; DEL never
+/// stumbles.
 #[test]
 fn args_of_others_are_ignored_and_broken_ones_refused_on_add_only() {
     if !require() {
@@ -264,7 +266,7 @@ fn args_of_others_are_ignored_and_broken_ones_refused_on_add_only() {
     assert_eq!(links(&pod), ["lo"]);
 }
 
-// ----------------------------------------------------------------------------------------------------------- names
+// ----------------------------------------------------------------------------------------------------- names
 
 /// A3: container IDs have no length limit: 300 and 4,096 characters work in every verb and leave nothing.
 #[test]
@@ -348,9 +350,10 @@ fn nix_name(name: &str) -> bool {
     listed.lines().any(|line| line.trim_start().starts_with(&format!("{name}:")))
 }
 
-// -------------------------------------------------------------------------------------------------------- versions
+// -------------------------------------------------------------------------------------------------- versions
 
-/// A7: a version that is none of the seven, or has no such verb, is refused with the list; nothing is allocated.
+/// A7: a version that is none of the seven, or has no such verb, is refused with the list; nothing is
+/// allocated.
 #[test]
 fn a_version_we_do_not_speak_is_refused_with_the_list_of_those_we_do() {
     if !require() {
@@ -471,7 +474,7 @@ fn verbs_without_a_result_print_nothing() {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------- shapes
+// ---------------------------------------------------------------------------------------------------- shapes
 
 /// The keys that a version's specification has; with `?`, keys that may be absent. Written from the
 /// specification's texts, not from the plugin.
@@ -579,8 +582,8 @@ fn assert_shape(result: &Value, shape: &Shape, version: &str) {
     }
 }
 
-/// §1.1: the result of an ADD has the shape of each of the seven versions, in each mode and family, with nothing but
-/// addresses and with everything that a result can have.
+/// §1.1: the result of an ADD has the shape of each of the seven versions, in each mode and family, with
+/// nothing but addresses and with everything that a result can have.
 #[test]
 fn results_have_the_shape_of_their_version() {
     if !require() {
@@ -688,7 +691,8 @@ fn assert_meaning(result: &Value, pod: &Pod, (mode, family): (&str, &str), versi
     assert_eq!(each(&result["routes"]).filter(|route| cidr(&route["dst"]).1 == 0).count(), families.len());
 }
 
-/// §1.1: up to 0.2.0 a result can say one address of each family, so more are refused, and nothing stays behind.
+/// §1.1: up to 0.2.0 a result can say one address of each family, so more are refused, and nothing stays
+/// behind.
 #[test]
 fn two_addresses_of_a_family_are_refused_where_a_result_cannot_say_them() {
     if !require() {
@@ -745,7 +749,7 @@ fn a_link_without_address_needs_a_version_that_can_say_so() {
     before.assert_settles(&node, &Allow::nothing());
 }
 
-// ------------------------------------------------------------------------------------------------- spelling, nulls
+// ------------------------------------------------------------------------------------------- spelling, nulls
 
 /// How a key is written.
 type Spelling = fn(&str) -> String;
@@ -948,8 +952,9 @@ fn null_is_absent_and_unknown_keys_are_ignored() {
     }
 }
 
-/// A6: of keys that differ in case the exact one wins, else the last; of equal keys the last (A5 lists duplicate keys
-/// among bad input; Go takes them, and so did every plugin that people's configurations were written for).
+/// A6: of keys that differ in case the exact one wins, else the last; of equal keys the last (A5 lists
+/// duplicate keys among bad input; Go takes them, and so did every plugin that people's configurations were
+/// written for).
 #[test]
 fn of_duplicate_keys_the_exact_one_wins_and_else_the_last() {
     if !require() {
@@ -1001,7 +1006,7 @@ fn the_list_of_gc_is_matched_without_case() {
     }
 }
 
-// ------------------------------------------------------------------------------------------------------ precedence
+// ------------------------------------------------------------------------------------------------ precedence
 
 /// §1.7: `runtimeConfig.mac` before `args.cni.mac` before `CNI_ARGS` MAC, in every combination.
 #[test]
@@ -1040,7 +1045,8 @@ fn a_mac_is_taken_from_the_capability_then_args_then_the_variable() {
     }
 }
 
-/// §1.7, host-local: the lists of requested addresses (`CNI_ARGS` IP, `args.cni.ips`, `runtimeConfig.ips`) are one list.
+/// §1.7, host-local: the lists of requested addresses (`CNI_ARGS` IP, `args.cni.ips`, `runtimeConfig.ips`)
+/// are one list.
 #[test]
 fn requested_addresses_of_all_three_places_are_one_list() {
     if !require() {
@@ -1121,7 +1127,8 @@ fn a_requested_address_that_cannot_be_had_is_refused() {
     }
 }
 
-/// §1.7, host-local: `runtimeConfig.ipRanges` comes before the configuration's own ranges, one address for each.
+/// §1.7, host-local: `runtimeConfig.ipRanges` comes before the configuration's own ranges, one address for
+/// each.
 #[test]
 fn ranges_of_the_capability_come_first() {
     if !require() {
@@ -1149,8 +1156,8 @@ fn ranges_of_the_capability_come_first() {
     }
 }
 
-/// §2.1: any key of the configuration's `dns`, even an empty list, replaces wholly what the allocator says; else its
-/// `resolvConf` counts.
+/// §2.1: any key of the configuration's `dns`, even an empty list, replaces wholly what the allocator says;
+/// else its `resolvConf` counts.
 #[test]
 fn dns_of_the_configuration_replaces_that_of_the_allocator_wholly() {
     if !require() {
@@ -1181,8 +1188,8 @@ fn dns_of_the_configuration_replaces_that_of_the_allocator_wholly() {
     }
 }
 
-/// §1.7, CONVENTIONS "dns": what the runtime passes for the capability comes before the configuration; containerd
-/// spells the keys `Servers`, `Searches`, `Options`. An empty one says nothing.
+/// §1.7, CONVENTIONS "dns": what the runtime passes for the capability comes before the configuration;
+/// containerd spells the keys `Servers`, `Searches`, `Options`. An empty one says nothing.
 #[test]
 fn dns_of_the_capability_comes_first() {
     if !require() {

@@ -26,8 +26,8 @@ pub fn refusal(outcome: &Outcome) -> CniError {
     error
 }
 
-/// What is wrong with a refusal that must have this code and say these words; nothing, if all is well. `what` names
-/// the case.
+/// What is wrong with a refusal that must have this code and say these words; nothing, if all is well. `what`
+/// names the case.
 pub fn problem(what: &str, outcome: &Outcome, code: u64, words: &[&str]) -> Option<String> {
     if outcome.status.code().is_none_or(|code| code == 0) {
         return Some(format!("{what}: should be refused: {outcome}"));
