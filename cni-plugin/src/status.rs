@@ -48,6 +48,7 @@ fn refuse_full(conf: &BridgeConf) -> Result<(), Error> {
 fn built_in(net: &NetConf, conf: &Conf, ipam: &IpamConf, deadline: Deadline) -> Result<(), Error> {
     let mut kernel = HostKernel::default();
     let state = State::open(&mut kernel, deadline)?;
+    state.try_writing()?;
     let network = net.name.as_str();
     let source: Box<dyn Source> = if ipam.sets.is_empty() {
         Box::new(Blocks::new(Vec::new()))

@@ -196,6 +196,7 @@ fn available(conf: &NetConf, deadline: Deadline) -> Result<(), Error> {
     let mut kernel = HostKernel::default();
     let state = State::open(&mut kernel, deadline)?;
     refuse_if_wiped(&state)?;
+    state.try_writing()?;
     let foreign = foreign(conf);
     for pool in source(conf, &ipam).pools(&state)? {
         let mut now = usage(&state, &pool, &foreign)?;

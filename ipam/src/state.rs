@@ -115,6 +115,16 @@ impl State {
             .map_err(|error| Error::io(format!("look at {}", self.path.display()), &error))
     }
 
+    /// Tries whether an ADD could write its files, by one without a name that is gone again at once.
+    ///
+    /// # Errors
+    /// Code 5: the disk is full, read-only or not ours.
+    pub fn try_writing(&self) -> Result<(), Error> {
+        files::unnamed(&self.at("owner"), b"STATUS")
+            .map(drop)
+            .map_err(|error| self.io("write a file into", &error))
+    }
+
     /// Makes the next operation rebuild the folder from the kernel. For when the records proved wrong.
     ///
     /// # Errors

@@ -4,7 +4,9 @@
 
 mod common_node;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common_node::packet::{Frame, Tap, mac_bytes};
@@ -325,6 +327,49 @@ fn a_reused_address_answers_the_first_ping_and_survives_its_former_holders_del()
         weft(&node).check(&heir, &with_result(&conf("02:00:00:00:00:02"), &result)).ok_empty();
         assert_reaches(&heir, &gateways(&result));
     }
+}
+
+/// A9: an IPv6 address works when ADD returns, on a busy node too: the kernel delivers to it. (It makes the local
+/// route of an address by a worker of its own, some time after it has acknowledged the address.)
+#[test]
+fn ipv6_addresses_work_when_add_returns() {
+    if !require() {
+        return;
+    }
+    let lab = lab!();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+        }
+        let late = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            for case in Case::all().into_iter().filter(|case| case.v6) {
+                let node = lab.node(&case.name());
+                for n in 0..5 {
+                    let (pod, result) = add(&node, &format!("p{n}"), &case.conf());
+                    for ip in addresses(&result).into_iter().filter(IpAddr::is_ipv6) {
+                        pod.enter(|| hears_itself(ip))
+                            .unwrap_or_else(|error| panic!("{case:?} {ip}: {error}"));
+                    }
+                    for ip in gateways(&result).into_iter().filter(IpAddr::is_ipv6) {
+                        node.enter(|| hears_itself(ip))
+                            .unwrap_or_else(|error| panic!("{case:?} {ip}: {error}"));
+                    }
+                }
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        late.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+/// A datagram from an address to itself arrives at once, or never.
+fn hears_itself(ip: IpAddr) -> std::io::Result<usize> {
+    let socket = UdpSocket::bind((ip, 0))?;
+    socket.connect(socket.local_addr()?)?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    socket.send(b"x")?;
+    socket.recv(&mut [0; 1])
 }
 
 /// Masquerade: with `ipMasq` the server sees the node, another pod sees the pod; without, everybody sees the pod.
