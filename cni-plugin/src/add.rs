@@ -8,6 +8,7 @@ mod pair;
 use std::net::IpAddr;
 
 use weft_cni::error::{Error, code};
+use weft_cni::ip::IfAddr;
 use weft_cni::result::AddResult;
 use weft_cni::run::Call;
 use weft_ipam::alias::Alias;
@@ -20,7 +21,7 @@ use weft_netlink::{Protocol, Socket, rules};
 
 use crate::addressing::{Granted, Plan, PodRoute, plan};
 use crate::conf::{Conf, Ipam, Mode};
-use crate::pod::{Pod, PodEnd};
+use crate::pod::{Pod, PodEnd, wait_until_local};
 use crate::veth::Claimed;
 use crate::{bridge, del, link, masquerade, sysctl, veth};
 
@@ -208,6 +209,8 @@ impl<'s> Job<'_, 's> {
             if let Err(claimed) = veth::configure_host_end(self.kernel.socket()?, &host, &plan, pod_mac)? {
                 return Ok(Err(claimed));
             }
+            let carried = plan.gateways.iter().map(IfAddr::addr);
+            wait_until_local(self.kernel.socket()?, host.index, carried, self.deadline)?;
         }
         let gateway_mac = match (&self.conf.mode, gateway_link.as_ref().or(bridge)) {
             (Mode::Veth, _) => Some(host_mac),
@@ -231,6 +234,7 @@ impl<'s> Job<'_, 's> {
             // Its last port had gone, and the kernel forgets a bridge's neighbours up to a second after that.
             return Ok(Err(claimed));
         }
+        self.pod.wait_for_addresses(index, &plan, self.deadline)?;
         self.pod.announce(index, &plan, pod_mac);
         record.host = Some(Host {
             name: host.name.clone(),

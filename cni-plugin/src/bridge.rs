@@ -129,7 +129,7 @@ fn has_pinned_mac(bridge: &str) -> bool {
 }
 
 /// Puts the gateways on `device`. IPv4 suffers one subnet only, unless `force` replaces it; IPv6 subnets may
-/// stand beside each other as long as they do not overlap.
+/// stand beside each other as long as they do not overlap. Says whether one had to be added.
 ///
 /// # Errors
 /// Code 7 naming the address that is in the way, 102 if the kernel refuses.
@@ -138,14 +138,14 @@ pub fn ensure_gateways(
     device: &Link,
     gateways: &[IfAddr],
     force: bool,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let name = &device.name;
     let failed = |error: weft_netlink::Error| refused(format!("read the addresses of {name}"), &error);
     let present = addr::of_link(socket, device.index).map_err(failed)?;
     let missing: Vec<&IfAddr> =
         gateways.iter().filter(|gateway| !present.iter().any(|address| same(address, gateway))).collect();
     if missing.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     refuse_elsewhere(socket, device, &missing)?;
     let mut requests = Vec::new();
@@ -158,7 +158,8 @@ pub fn ensure_gateways(
         }
     }
     requests.extend(missing.iter().map(|gateway| add_gateway(device.index, gateway)));
-    add_addresses(socket, name, &requests)
+    add_addresses(socket, name, &requests)?;
+    Ok(true)
 }
 
 /// A gateway on two devices would cut off the pods of one of them: the node has one route to their subnet.

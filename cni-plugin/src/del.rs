@@ -135,8 +135,9 @@ fn end_host(
     kernel: &mut HostKernel,
     deadline: Deadline,
 ) -> Result<(), Error> {
-    let held = attachment.held(record)?;
-    kernel.remove_rules(record)?;
+    let mut held = attachment.held(record)?;
+    kernel.leave_out_successors(record, &mut held)?;
+    kernel.remove_rules(record, &held)?;
     if let Some(host) = &record.host
         && let Some(found) = kernel.host_end(host)?
     {

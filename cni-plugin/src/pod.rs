@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_cni::error::{Error, code};
 use weft_cni::request::Attachment;
@@ -22,6 +22,10 @@ use crate::{announce, sysctl};
 /// The longest wait for duplicate address detection; the kernel needs about one second.
 const DAD_LIMIT: Duration = Duration::from_secs(5);
 const DAD_PAUSE: Duration = Duration::from_millis(20);
+/// The longest wait for the kernel's work queue to make an IPv6 address usable.
+const LOCAL_LIMIT: Duration = Duration::from_secs(1);
+const LOCAL_PAUSE: Duration = Duration::from_micros(100);
+const LOCAL_PAUSE_MAX: Duration = Duration::from_millis(2);
 /// Who installed the routes in a pod: `RTPROT_STATIC`, as an administrator there would.
 const STATIC: u8 = 4;
 
@@ -162,6 +166,14 @@ impl Pod {
             .map_err(|error| Error::io("enter the pod's namespace", &error))?
     }
 
+    /// Waits until the pod's IPv6 addresses take packets.
+    ///
+    /// # Errors
+    /// Code 102 if the kernel refuses to tell.
+    pub fn wait_for_addresses(&mut self, index: u32, plan: &Plan, deadline: Deadline) -> Result<(), Error> {
+        wait_until_local(&mut self.socket, index, plan.ips().into_iter(), deadline)
+    }
+
     /// Tells neighbours about the pod's addresses, once the host end passes frames. Nobody depends on it but those
     /// who remember the address' former holder, so a failure is no failure of the ADD.
     pub fn announce(&mut self, index: u32, plan: &Plan, mac: Mac) {
@@ -174,7 +186,7 @@ impl Pod {
     }
 
     fn wait_for_dad(&mut self, index: u32, deadline: Deadline) -> Result<(), Error> {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         loop {
             let addresses = addr::of_link(&mut self.socket, index)
                 .map_err(|error| refused("read the pod's addresses", &error))?;
@@ -195,6 +207,32 @@ impl Pod {
             std::thread::sleep(DAD_PAUSE);
         }
     }
+}
+
+/// Waits until packets to the IPv6 ones of these addresses are delivered; usually they are. After a second it is
+/// left to the kernel: the address is there, and will work.
+///
+/// # Errors
+/// Code 102 if the kernel refuses to tell.
+pub fn wait_until_local(
+    socket: &mut Socket,
+    link: u32,
+    addresses: impl Iterator<Item = IpAddr>,
+    deadline: Deadline,
+) -> Result<(), Error> {
+    let until = Instant::now() + deadline.remaining().min(LOCAL_LIMIT);
+    for ip in addresses.filter(IpAddr::is_ipv6) {
+        let mut pause = LOCAL_PAUSE;
+        let local = |socket: &mut Socket| {
+            route::is_local(socket, ip, link)
+                .map_err(|error| refused(format!("ask for the way to {ip}"), &error))
+        };
+        while !local(socket)? && Instant::now() < until {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LOCAL_PAUSE_MAX);
+        }
+    }
+    Ok(())
 }
 
 fn set_ipv6(end: &PodEnd<'_>, plan: &Plan) -> Result<(), Error> {

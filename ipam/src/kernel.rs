@@ -44,7 +44,7 @@ impl HostKernel {
     ///
     /// # Errors
     /// Code 102 if the kernel refuses.
-    pub fn remove_rules(&mut self, record: &Record) -> Result<(), Error> {
+    pub fn remove_rules(&mut self, record: &Record, held: &[IpAddr]) -> Result<(), Error> {
         if !record.guarded && record.masqueraded.is_empty() {
             return Ok(());
         }
@@ -58,9 +58,25 @@ impl HostKernel {
         {
             rules::unguard_port(socket, host.index, mac.0).map_err(failed)?;
         }
-        for interval in record.masqueraded.iter().filter_map(|ip| rules::Interval::new(*ip, *ip)) {
+        let single = record.masqueraded.iter().filter(|ip| held.contains(ip));
+        for interval in single.filter_map(|ip| rules::Interval::new(*ip, *ip)) {
             rules::remove_masquerade_source(socket, interval).map_err(failed)?;
         }
+        Ok(())
+    }
+
+    /// Leaves out of `held` what a live link other than `own`'s has by its alias. Only addresses that a delegate
+    /// gave need it: it may have given them again since.
+    ///
+    /// # Errors
+    /// Code 102 if the kernel refuses to list its links.
+    pub fn leave_out_successors(&mut self, record: &Record, held: &mut Vec<IpAddr>) -> Result<(), Error> {
+        if record.delegate.is_none() {
+            return Ok(());
+        }
+        let own = record.host.as_ref().map(|host| host.name.clone()).unwrap_or_default();
+        let others: Vec<Live> = self.live()?.into_iter().filter(|live| live.host.name != own).collect();
+        held.retain(|ip| !others.iter().any(|live| live.alias.addresses.contains(ip)));
         Ok(())
     }
 
@@ -104,10 +120,12 @@ impl Kernel for HostKernel {
     }
 
     fn clean(&mut self, record: &Record, held: &[IpAddr]) -> Result<(), Error> {
-        self.remove_rules(record)?;
+        let mut held = held.to_vec();
+        self.leave_out_successors(record, &mut held)?;
+        self.remove_rules(record, &held)?;
         let Some(bridge) = &record.bridge else { return Ok(()) };
-        remove_neighbours(self.socket()?, bridge.index, held)?;
-        if record.routed { remove_routes(self.socket()?, bridge.index, held) } else { Ok(()) }
+        remove_neighbours(self.socket()?, bridge.index, &held)?;
+        if record.routed { remove_routes(self.socket()?, bridge.index, &held) } else { Ok(()) }
     }
 }
 

@@ -16,8 +16,10 @@ use crate::socket::{Request, Socket};
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
-/// `struct rtmsg`.
+/// `struct rtmsg`, and where its `rtm_type` is.
 const HEADER_LEN: usize = 12;
+const ROUTE_TYPE: usize = 7;
+const RTN_LOCAL: u8 = 2;
 /// Attributes and metrics of routes.
 mod rta {
     pub const DST: u16 = 1;
@@ -114,6 +116,22 @@ pub fn all(socket: &mut Socket, ipv4: bool) -> Result<Vec<Route>> {
     let request = Request::new(RTM_GETROUTE, &message, 0);
     let lists = socket.dump(&request, |(kind, body)| Ok(parse(kind, body)))?;
     Ok(lists.into_iter().flatten().collect())
+}
+
+/// `ip route get IP`: whether the node takes packets to this address of `link` for itself. IPv6 addresses get the
+/// route for that from a work queue, some time after the kernel has acknowledged them, NODAD or not.
+pub fn is_local(socket: &mut Socket, ip: IpAddr, link: u32) -> Result<bool> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(ip.is_ipv4());
+    message.header.destination_prefix_length = if ip.is_ipv4() { 32 } else { 128 };
+    message.attributes = vec![RouteAttribute::Destination(ip.into())];
+    if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        message.attributes.push(RouteAttribute::Oif(link));
+    }
+    let request = Request::new(RTM_GETROUTE, &message, 0);
+    let none = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ESRCH];
+    let found = socket.get(&request, &none, |(_, body)| Ok(body.get(ROUTE_TYPE) == Some(&RTN_LOCAL)))?;
+    Ok(found.unwrap_or(false))
 }
 
 /// Unicast routes, one for each next hop; others (local, multicast) are `None`.

@@ -5,6 +5,8 @@
 
 #[path = "common_kill/ledger.rs"]
 mod ledger;
+#[path = "common_kill/seed.rs"]
+mod seed;
 #[path = "common_kill/stepper.rs"]
 mod stepper;
 
@@ -14,12 +16,13 @@ use std::io::Write;
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ledger::{Ledger, addresses};
 use netns_tests::{Allow, Cni, Inside, Lab, Node, Outcome, Pod, Residue, require, weft_bin_dir};
+use seed::{say, seed};
 use serde_json::{Value, json};
-use stepper::{Stepper, Strike};
+use stepper::{Fate, Stepper, Strike};
 
 /// "Try again later".
 const TRY_AGAIN: u64 = 11;
@@ -144,9 +147,9 @@ fn two_hundred_pods_come_and_go_at_once_amid_a_storm_of_other_links() {
             at_once(&weft, "DEL", &pods, &conf).iter().for_each(Outcome::ok_empty);
             (answered, start.elapsed())
         });
-        println!(
+        say(&format!(
             "A18 {mode}: 200 ADDs at once in {added:?}, 200 DELs in {deleted:?}, amid a storm (limit 10 s in all)"
-        );
+        ));
         // Alone on its machine it takes two; this is for a hang, not for a busy neighbour.
         assert!(added + deleted < Duration::from_secs(60));
         let log = fs::read_to_string(node.path("/var/log/weft/weft.log")).unwrap();
@@ -193,13 +196,13 @@ fn a_pool_one_too_small_serves_all_but_one_while_gc_collects_the_forgotten() {
     if !require() {
         return;
     }
-    const PODS: usize = 24;
+    const PODS: u32 = 24;
     for mode in ["bridge", "veth"] {
         let lab = Lab::new(&format!("too_small_{mode}"));
         let node = lab.node("n1");
-        let pods = pods(&node, PODS);
+        let pods = pods(&node, PODS as usize);
         let weft = node.cni(weft_bin_dir(), "weft");
-        let conf = conf(mode, PODS as u32 - 1);
+        let conf = conf(mode, PODS - 1);
         let before = Residue::take(&node);
         for round in 0..4 {
             let added = at_once(&weft, "ADD", &pods, &conf);
@@ -215,8 +218,8 @@ fn a_pool_one_too_small_serves_all_but_one_while_gc_collects_the_forgotten() {
             let live: Vec<_> = live.iter().map(|(pod, _)| *pod).zip(&results).collect();
             assert_eq!(unwitnessed(&node, mode, &live), Vec::<String>::new(), "{mode}, round {round}");
             // A third is deleted, eight times each at once; a third is forgotten; a third stays.
-            let (deleted, rest) = pods.split_at(PODS / 3);
-            let kept = &rest[PODS / 3..];
+            let (deleted, rest) = pods.split_at(pods.len() / 3);
+            let kept = &rest[pods.len() / 3..];
             let over = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 let gc = || {
@@ -252,13 +255,13 @@ fn a_folder_wiped_in_between_never_makes_two_pods_share_an_address() {
     if !require() {
         return;
     }
-    const PODS: usize = 24;
+    const PODS: u32 = 24;
     for mode in ["bridge", "veth"] {
         let lab = Lab::new(&format!("wiped_{mode}"));
         let node = lab.node("n1");
-        let pods = pods(&node, PODS);
+        let pods = pods(&node, PODS as usize);
         let weft = node.cni(weft_bin_dir(), "weft");
-        let conf = conf(mode, PODS as u32 - 1);
+        let conf = conf(mode, PODS - 1);
         let before = Residue::take(&node);
         let ledger = Ledger::default();
         let (refusals, failures) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
@@ -299,7 +302,7 @@ fn a_folder_wiped_in_between_never_makes_two_pods_share_an_address() {
         });
         let (refusals, failures) = (refusals.into_inner().unwrap(), failures.into_inner().unwrap());
         let (held, refused, failed) = (ledger.len(), refusals.len(), failures.len());
-        println!("wiped, {mode}: {held} addresses held, {refused} ADDs refused, {failed} DELs failed");
+        say(&format!("wiped, {mode}: {held} addresses held, {refused} ADDs refused, {failed} DELs failed"));
         assert_eq!(ledger.overlaps(), Vec::<String>::new());
         assert!(held > 20, "hardly any ADD went through: nothing was tested");
         // A runtime tries again after both; and a folder that vanished under an operation is what both say.
@@ -348,11 +351,6 @@ impl Xorshift {
     }
 }
 
-fn seed() -> u64 {
-    let given = std::env::var("WEFT_SEED").ok().map(|seed| seed.parse().unwrap());
-    given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() | 1)
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Verb {
     Add,
@@ -387,6 +385,7 @@ struct Chaos<'a> {
     pods: Vec<(Pod, Mutex<Known>)>,
     ledger: Ledger,
     complaints: Mutex<Vec<String>>,
+    killed: Mutex<Vec<u64>>,
 }
 
 impl Chaos<'_> {
@@ -404,7 +403,7 @@ impl Chaos<'_> {
 
     fn add(&self, step: Step, pod: &Pod, known: &mut Known) {
         if let (Some(at), Known::Idle | Known::Unsure) = (step.kill_at, &*known) {
-            let fate = Stepper::new(self.node).run("ADD", Some(pod), &self.conf, Strike::Parent(at));
+            let fate = self.kill("ADD", Some(pod), &self.conf, Strike::Parent(at));
             *known = Known::Unsure;
             if !fate.struck && fate.status.success() {
                 let result = serde_json::from_slice(&fate.stdout).unwrap();
@@ -436,9 +435,12 @@ impl Chaos<'_> {
         let strike = step.kill_at.filter(|_| !matches!(known, Known::Idle));
         *known = Known::Unsure;
         if let Some(at) = strike {
-            let strike =
-                if at % 4 == 0 { Strike::Child(at / 4 % 9 + 1) } else { Strike::Parent(at * 2 / 3 + 1) };
-            let fate = Stepper::new(self.node).run("DEL", Some(pod), &self.conf, strike);
+            let strike = match at % 8 {
+                0..2 => Strike::Child(at / 8 % 9 + 1),
+                2 => Strike::Both(at / 8 % 9 + 1),
+                _ => Strike::Parent(at * 2 / 3 + 1),
+            };
+            let fate = self.kill("DEL", Some(pod), &self.conf, strike);
             if fate.status.success() {
                 *known = Known::Idle;
             }
@@ -472,13 +474,19 @@ impl Chaos<'_> {
             self.pods.iter().map(|(pod, _)| pod.clone()).filter(|other| !same(other, pod)).collect();
         let conf = with_valid(&self.conf, &others);
         if let Some(at) = step.kill_at {
-            let fate = Stepper::new(self.node).run("GC", None, &conf, Strike::Parent(at));
+            let fate = self.kill("GC", None, &conf, Strike::Parent(at));
             *known = if fate.status.success() { Known::Idle } else { Known::Unsure };
             return;
         }
         let outcome = self.weft.gc(&conf);
         self.expect(outcome.status.success() && outcome.stdout.is_empty(), step, "GC failed", &outcome);
         *known = if outcome.status.success() { Known::Idle } else { Known::Unsure };
+    }
+
+    fn kill(&self, verb: &str, pod: Option<&Pod>, conf: &Value, strike: Strike) -> Fate {
+        let fate = Stepper::new(self.node).run(verb, pod, conf, strike);
+        self.killed.lock().unwrap().extend(fate.call);
+        fate
     }
 
     fn expect(&self, right: bool, step: Step, what: &str, outcome: &Outcome) {
@@ -493,7 +501,7 @@ fn thousand_operations(mode: &str) {
     const WORKERS: u64 = 16;
     const STEPS: u64 = 1000;
     let seed = seed();
-    println!("{mode}: WEFT_SEED={seed}");
+    say(&format!("{mode}: WEFT_SEED={seed}"));
     let lab = Lab::new(&format!("thousand_{mode}"));
     let node = lab.node("n1");
     let before = Residue::take(&node);
@@ -503,6 +511,7 @@ fn thousand_operations(mode: &str) {
         pods: pods(&node, 24).into_iter().map(|pod| (pod, Mutex::new(Known::Idle))).collect(),
         ledger: Ledger::default(),
         complaints: Mutex::default(),
+        killed: Mutex::default(),
         node: &node,
     };
     let start = Instant::now();
@@ -512,7 +521,7 @@ fn thousand_operations(mode: &str) {
             scope.spawn(move || {
                 let mut random =
                     Xorshift(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(worker + 1) | 1);
-                for _ in (worker..STEPS).step_by(WORKERS as usize) {
+                for _ in (0..STEPS).filter(|step| step % WORKERS == worker) {
                     let verb = match random.next(20) {
                         0..9 => Verb::Add,
                         9..15 => Verb::Del,
@@ -545,11 +554,12 @@ fn thousand_operations(mode: &str) {
     for (pod, result) in &live {
         chaos.weft.check(pod, &with_result(&chaos.conf, result)).ok_empty();
     }
-    println!(
-        "{mode}: {STEPS} operations in {took:?}, {} holdings, {} live at the end",
+    say(&format!(
+        "{mode}: {STEPS} operations in {took:?}, {} killed, {} addresses held, {} pods live at the end",
+        chaos.killed.into_inner().unwrap().len(),
         chaos.ledger.len(),
         live.len()
-    );
+    ));
     let pods: Vec<Pod> = known.iter().map(|(pod, _)| pod.clone()).collect();
     at_once(&chaos.weft, "DEL", &pods, &chaos.conf).iter().for_each(Outcome::ok_empty);
     before.assert_settles(&node, &shared());

@@ -4,16 +4,19 @@
 
 #[path = "common_kill/grant.rs"]
 mod grant;
+#[path = "common_kill/seed.rs"]
+mod seed;
 #[path = "common_kill/stepper.rs"]
 mod stepper;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use grant::grant;
 use netns_tests::{Allow, Cni, Lab, Node, Outcome, Pod, Residue, lab, require, weft_bin_dir};
+use seed::{say, seed};
 use serde_json::{Value, json};
 use stepper::{Fate, Stepper, Strike};
 
@@ -176,12 +179,10 @@ fn taken(node: &Node) -> Vec<String> {
 /// Strikes at every system call, or at every third from a seeded start, until the run comes to its end before the strike.
 /// Returns how many hit.
 fn strike(kind: Kind, at: Thinned, mut once: impl FnMut(Strike) -> bool) -> u32 {
-    let mut hits = 0;
-    for at in (at.first..ENDLESS).step_by(at.step) {
+    for (hits, at) in (0..).zip((at.first..ENDLESS).step_by(at.step)) {
         if !once(kind(at)) {
             return hits;
         }
-        hits += 1;
     }
     panic!("the run never came to its end");
 }
@@ -200,9 +201,8 @@ fn every_third() -> Thinned {
     if std::env::var_os("WEFT_KILL").is_some_and(|what| what == "all") {
         return EVERY;
     }
-    let given = std::env::var("WEFT_SEED").ok().map(|seed| seed.parse().unwrap());
-    let seed: u64 = given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
-    println!("WEFT_SEED={seed}");
+    let seed = seed();
+    say(&format!("WEFT_SEED={seed}"));
     Thinned { first: u32::try_from(seed % 3).unwrap() + 1, step: 3 }
 }
 
@@ -291,7 +291,7 @@ fn an_add_killed_at_any_system_call_leaves_nothing_after_del_on_a_bridge() {
         return;
     }
     let mut world = World::new(lab!(), conf("bridge"));
-    println!("A14 ADD bridge: killed at {} system calls", kill_add(&mut world, EVERY));
+    say(&format!("A14 ADD bridge: killed at {} system calls", kill_add(&mut world, EVERY)));
     world.done();
 }
 
@@ -302,7 +302,7 @@ fn an_add_killed_at_any_system_call_leaves_nothing_after_del_point_to_point() {
         return;
     }
     let mut world = World::new(lab!(), conf("veth"));
-    println!("A14 ADD veth: killed at {} system calls", kill_add(&mut world, every_third()));
+    say(&format!("A14 ADD veth: killed at {} system calls", kill_add(&mut world, every_third())));
     world.done();
 }
 
@@ -315,7 +315,7 @@ fn an_add_after_a_killed_add_succeeds_without_del_and_takes_one_address_of_each_
     for mode in ["bridge", "veth"] {
         let mut world = World::new(Lab::new(&format!("add_after_killed_add_{mode}")), conf(mode));
         let hits = kill_add_then_add(&mut world, every_third());
-        println!("A15 ADD {mode}: killed at {hits} system calls");
+        say(&format!("A15 ADD {mode}: killed at {hits} system calls"));
         world.done();
     }
 }
@@ -327,9 +327,9 @@ fn a_del_killed_at_any_system_call_leaves_nothing_after_del_on_a_bridge() {
         return;
     }
     let mut world = World::new(lab!(), conf("bridge"));
-    println!("A14 DEL bridge: killed at {} system calls", kill_del(&mut world, Strike::Parent, EVERY));
+    say(&format!("A14 DEL bridge: killed at {} system calls", kill_del(&mut world, Strike::Parent, EVERY)));
     for (who, kind) in CHILDREN {
-        println!("A14 DEL bridge: {who} killed at {} system calls", kill_del(&mut world, kind, EVERY));
+        say(&format!("A14 DEL bridge: {who} killed at {} system calls", kill_del(&mut world, kind, EVERY)));
     }
     world.done();
 }
@@ -341,9 +341,12 @@ fn a_del_killed_at_any_system_call_leaves_nothing_after_del_point_to_point() {
         return;
     }
     let mut world = World::new(lab!(), conf("veth"));
-    println!("A14 DEL veth: killed at {} system calls", kill_del(&mut world, Strike::Parent, every_third()));
+    say(&format!(
+        "A14 DEL veth: killed at {} system calls",
+        kill_del(&mut world, Strike::Parent, every_third())
+    ));
     for (who, kind) in CHILDREN {
-        println!("A14 DEL veth: {who} killed at {} system calls", kill_del(&mut world, kind, EVERY));
+        say(&format!("A14 DEL veth: {who} killed at {} system calls", kill_del(&mut world, kind, EVERY)));
     }
     world.done();
 }
@@ -359,11 +362,12 @@ fn a_gc_killed_at_any_system_call_leaves_nothing_after_del_and_spares_the_listed
         let kept = world.node.pod("kept");
         let result = world.weft.add(&kept, &world.conf).result();
         world.before = Residue::take(&world.node);
-        for (who, kind) in KINDS {
-            println!(
-                "A14 GC {mode}: {who} killed at each of {} system calls",
-                kill_gc(&mut world, &kept, kind)
-            );
+        let at = if mode == "bridge" { EVERY } else { every_third() };
+        let hits = kill_gc(&mut world, &kept, Strike::Parent, at);
+        say(&format!("A14 GC {mode}: killed at {hits} system calls"));
+        for (who, kind) in CHILDREN {
+            let hits = kill_gc(&mut world, &kept, kind, EVERY);
+            say(&format!("A14 GC {mode}: {who} killed at {hits} system calls"));
         }
         let mut check = world.conf.clone();
         check["prevResult"] = result;
@@ -426,7 +430,7 @@ fn a_del_repeated_after_a_kill_touches_nothing_of_the_successor_to_its_address()
             world.complain(strike, &fate, &found);
             fate.struck
         });
-        println!("A14 DEL {name}: killed at {hits} system calls, {successors} times with a successor");
+        say(&format!("A14 DEL {name}: killed at {hits} system calls, {successors} times with a successor"));
         assert!(successors > 1, "nobody ever got the address: nothing was tested");
         world.done();
     }
@@ -463,7 +467,7 @@ fn the_first_add_of_a_node_can_be_killed_at_any_system_call() {
             }
             fate.struck
         });
-        println!("A14 first ADD {mode}: killed at {hits} system calls");
+        say(&format!("A14 first ADD {mode}: killed at {hits} system calls"));
         assert!(complaints.is_empty(), "{mode}: {} strikes:\n{}", complaints.len(), complaints.join("\n"));
     }
 }

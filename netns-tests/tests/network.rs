@@ -339,13 +339,21 @@ fn ipv6_addresses_work_when_add_returns() {
     let lab = lab!();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+        for n in 0..3 {
+            // The worker waits for the lock that every change of a link anywhere holds.
+            let busy = lab.node(&format!("busy{n}"));
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    busy.run(["ip", "link", "add", "x0", "type", "veth", "peer", "name", "x1"]);
+                    busy.run(["ip", "link", "delete", "x0"]);
+                }
+            });
         }
         let late = std::panic::catch_unwind(AssertUnwindSafe(|| {
             for case in Case::all().into_iter().filter(|case| case.v6) {
                 let node = lab.node(&case.name());
-                for n in 0..5 {
+                for n in 0..10 {
                     let (pod, result) = add(&node, &format!("p{n}"), &case.conf());
                     for ip in addresses(&result).into_iter().filter(IpAddr::is_ipv6) {
                         pod.enter(|| hears_itself(ip))
