@@ -172,13 +172,17 @@ impl Attachment<'_> {
     /// Takes the address whose file this is, by exclusive creation; `false` if somebody has it.
     ///
     /// # Errors
-    /// Code 5 on a disk fault. A folder that was withdrawn or wiped meanwhile counts as taken.
+    /// Code 5 on a disk fault, 11 if the state was wiped meanwhile. A withdrawn block counts as taken.
     pub(crate) fn take(&self, file: &str) -> Result<bool, Error> {
         let target = self.state.at(file);
         match files::publish(&self.lock, &target) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(self.holds(file)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // The block was withdrawn; or the whole folder was wiped, and the name of our own file with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match self.lock.metadata() {
+                Ok(own) if own.nlink() == 0 => Err(wiped()),
+                _ => Ok(false),
+            },
             Err(error) => Err(Error::io(format!("take {}", target.display()), &error)),
         }
     }
@@ -314,6 +318,12 @@ fn list(folder: PathBuf) -> io::Result<Vec<fs::DirEntry>> {
 
 fn parse_record(bytes: &[u8]) -> Option<Record> {
     serde_json::from_slice::<Record>(bytes).ok().filter(|record| record.format == FORMAT)
+}
+
+/// Every address would look taken now: no need to try them all.
+fn wiped() -> Error {
+    Error::new(code::TRY_AGAIN, "the records under /run/weft were wiped during this operation")
+        .with_details("what was done has been undone; try again")
 }
 
 fn busy(lock: &File, path: &std::path::Path) -> Error {

@@ -79,7 +79,7 @@ impl State {
         let stamp = current_stamp()?;
         let path = root.join(stamp.folder());
         loop {
-            let folder = open_folder(&path)?;
+            let folder = open_folder(&path, deadline)?;
             lock(&path, &folder, files::lock_shared(&folder, deadline))?;
             let state = Self { path: path.clone(), folder };
             if !state.is_current()? {
@@ -91,7 +91,11 @@ impl State {
             state.folder.unlock().map_err(|error| Error::io(format!("unlock {}", path.display()), &error))?;
             lock(&path, &state.folder, files::lock_exclusive(&state.folder, deadline))?;
             if state.is_current()? && !state.check_ready()? {
-                state.build(&stamp, root, marker_root, kernel)?;
+                match state.build(&stamp, root, marker_root, kernel) {
+                    // Wiped meanwhile: build the one that is there now.
+                    Err(_) if !state.is_current()? => deadline.check("the state folder stayed")?,
+                    built => built?,
+                }
             }
         }
     }
@@ -255,14 +259,16 @@ fn current_stamp() -> Result<Stamp, Error> {
         .map_err(|error| Error::io("find out the boot id and this node's network namespace", &error))
 }
 
-fn open_folder(path: &Path) -> Result<File, Error> {
-    let opened = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_folders(path).and_then(|()| File::open(path))
+/// Opens the folder, made if need be, and again if it is wiped in between.
+fn open_folder(path: &Path, deadline: Deadline) -> Result<File, Error> {
+    let failed = |error: io::Error| Error::io(format!("open the state folder {}", path.display()), &error);
+    loop {
+        match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_folders(path).map_err(failed)?,
+            opened => return opened.map_err(failed),
         }
-        opened => opened,
-    };
-    opened.map_err(|error| Error::io(format!("open the state folder {}", path.display()), &error))
+        deadline.check("the state folder stayed")?;
+    }
 }
 
 fn lock(path: &Path, folder: &File, outcome: io::Result<bool>) -> Result<(), Error> {

@@ -344,3 +344,46 @@ fn an_address_whose_record_was_lost_is_put_aside_while_its_link_lives() {
         weft.check(&robbed, &check).ok_empty();
     }
 }
+
+/// Point 7: an ADD whose folder was wiped and rebuilt under it notices, however many addresses it could still try.
+#[test]
+fn an_add_whose_folder_was_wiped_under_it_gives_up_at_once_and_leaves_nothing() {
+    if !require() {
+        return;
+    }
+    for mode in ["bridge", "veth"] {
+        let (_lab, node, weft, mut conf) = prepared("wiped_under", mode, 4);
+        conf["ipam"]["ranges"] = json!([[{"subnet": "10.80.0.0/16"}], [{"subnet": "fd00:80::/64"}]]);
+        conf["ipMasq"] = json!(false);
+        conf["bridge"] = json!("br80");
+        let (slow, quick) = (node.pod("slow"), node.pod("quick"));
+        weft.add(&quick, &conf).result();
+        weft.del(&quick, &conf).ok_empty();
+        let before = Residue::take(&node);
+        // The first linkat names its owner file, the second takes an address.
+        let inject = "inject=linkat:delay_enter=1000000:when=2";
+        let stopped = weft
+            .call("ADD")
+            .pod(&slow)
+            .conf(&conf)
+            .wrap(["strace", "-f", "-o", "/dev/null", "-e", inject])
+            .spawn();
+        wait_until("the slow ADD has written its intent", Duration::from_secs(10), || records(&node) == 1);
+        wipe(&node);
+        let result = weft.add(&quick, &conf).result();
+        let outcome = stopped.wait();
+        assert!(outcome.elapsed < Duration::from_secs(3), "{mode}: it took {:?} to notice", outcome.elapsed);
+        assert_eq!(outcome.error().code, TRY_AGAIN, "{mode}: {outcome}");
+        let mut check = conf.clone();
+        check["prevResult"] = result;
+        weft.check(&quick, &check).ok_empty();
+        weft.del(&quick, &conf).ok_empty();
+        // Without a DEL of the slow one: a failed ADD leaves nothing.
+        before.assert_settles(&node, &Allow::nothing());
+    }
+}
+
+fn records(node: &Node) -> usize {
+    let folders = fs::read_dir(node.path("/run/weft")).unwrap().flatten();
+    folders.map(|folder| fs::read_dir(folder.path().join("record")).map_or(0, Iterator::count)).sum()
+}

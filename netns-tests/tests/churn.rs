@@ -15,11 +15,11 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ledger::{Ledger, addresses};
-use netns_tests::{Allow, Cni, Inside, Lab, Node, Outcome, Pod, Residue, require, weft_bin_dir};
+use netns_tests::{Allow, Cni, Inside, Lab, Node, Outcome, Pod, Residue, require, wait_until, weft_bin_dir};
 use seed::{say, seed};
 use serde_json::{Value, json};
 use stepper::{Fate, Stepper, Strike};
@@ -28,6 +28,8 @@ use stepper::{Fate, Stepper, Strike};
 const TRY_AGAIN: u64 = 11;
 /// "I/O failure".
 const IO: u64 = 5;
+/// How many ADDs are answered between two wipes.
+const WIPE_EVERY: usize = 24;
 const ALREADY_ATTACHED: u64 = 100;
 
 /// A dual-stack network whose pools have exactly `size` addresses, from .10 on.
@@ -263,13 +265,18 @@ fn a_folder_wiped_in_between_never_makes_two_pods_share_an_address() {
         let weft = node.cni(weft_bin_dir(), "weft");
         let conf = conf(mode, PODS - 1);
         let before = Residue::take(&node);
-        let ledger = Ledger::default();
+        let (ledger, answered) = (Ledger::default(), AtomicUsize::new(0));
         let (refusals, failures) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(40)); // The pace of the wipes, not a wait for something.
+                // By the number of operations, so that on a slow machine some ADDs get through as well.
+                for next in (WIPE_EVERY..).step_by(WIPE_EVERY) {
+                    let due = || over.load(Ordering::Relaxed) || answered.load(Ordering::Relaxed) >= next;
+                    wait_until("the next wipe is due", Duration::from_secs(60), due);
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
                     node.try_run(["sh", "-c", "rm -rf /run/weft/*"]);
                 }
             });
@@ -283,13 +290,14 @@ fn a_folder_wiped_in_between_never_makes_two_pods_share_an_address() {
             std::thread::scope(|workers| {
                 for pod in &pods {
                     workers.spawn(|| {
-                        for _ in 0..5 {
+                        for _ in 0..8 {
                             let added = weft.add(pod, &conf);
                             if added.status.success() {
                                 ledger.begins(pod.container_id(), &added.result());
                             } else {
                                 refusals.lock().unwrap().push(added.error());
                             }
+                            answered.fetch_add(1, Ordering::Relaxed);
                             ledger.ends(pod.container_id());
                             let deleted = weft.del(pod, &conf);
                             if !deleted.status.success() {
