@@ -394,6 +394,7 @@ struct Chaos<'a> {
     ledger: Ledger,
     complaints: Mutex<Vec<String>>,
     killed: Mutex<Vec<u64>>,
+    exhausted: AtomicUsize,
 }
 
 impl Chaos<'_> {
@@ -430,6 +431,7 @@ impl Chaos<'_> {
         }
         let error = outcome.error();
         let exhausted = error.code == TRY_AGAIN && error.msg.contains("no IP addresses available");
+        self.exhausted.fetch_add(usize::from(exhausted), Ordering::Relaxed);
         let right = match known {
             Known::Held(_) => error.code == ALREADY_ATTACHED,
             Known::Unsure => exhausted || error.code == ALREADY_ATTACHED,
@@ -504,7 +506,8 @@ impl Chaos<'_> {
     }
 }
 
-/// Point 6 of the issue: 1,000 operations at random, 16 at once, 24 pods on a pool of 20, every fifth killed.
+/// Point 6 of the issue: 1,000 operations at random, 16 at once, 32 pods on a pool of 20, every fifth ADD, DEL
+/// and GC killed.
 fn thousand_operations(mode: &str) {
     const WORKERS: u64 = 16;
     const STEPS: u64 = 1000;
@@ -516,10 +519,11 @@ fn thousand_operations(mode: &str) {
     let chaos = Chaos {
         weft: node.cni(weft_bin_dir(), "weft"),
         conf: conf(mode, 20),
-        pods: pods(&node, 24).into_iter().map(|pod| (pod, Mutex::new(Known::Idle))).collect(),
+        pods: pods(&node, 32).into_iter().map(|pod| (pod, Mutex::new(Known::Idle))).collect(),
         ledger: Ledger::default(),
         complaints: Mutex::default(),
         killed: Mutex::default(),
+        exhausted: AtomicUsize::new(0),
         node: &node,
     };
     let start = Instant::now();
@@ -531,8 +535,8 @@ fn thousand_operations(mode: &str) {
                     Xorshift(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(worker + 1) | 1);
                 for _ in (0..STEPS).filter(|step| step % WORKERS == worker) {
                     let verb = match random.next(20) {
-                        0..9 => Verb::Add,
-                        9..15 => Verb::Del,
+                        0..10 => Verb::Add,
+                        10..15 => Verb::Del,
                         15..18 => Verb::Check,
                         _ => Verb::Gc,
                     };
@@ -544,6 +548,7 @@ fn thousand_operations(mode: &str) {
         }
     });
     let took = start.elapsed();
+    let exhausted = chaos.exhausted.load(Ordering::Relaxed);
     let complaints = chaos.complaints.into_inner().unwrap();
     assert!(
         complaints.is_empty(),
@@ -563,7 +568,7 @@ fn thousand_operations(mode: &str) {
         chaos.weft.check(pod, &with_result(&chaos.conf, result)).ok_empty();
     }
     say(&format!(
-        "{mode}: {STEPS} operations in {took:?}, {} killed, {} addresses held, {} pods live at the end",
+        "{mode}: {STEPS} operations in {took:?}, {} killed, {exhausted} times no address was free, {} addresses held, {} pods live at the end",
         chaos.killed.into_inner().unwrap().len(),
         chaos.ledger.len(),
         live.len()
