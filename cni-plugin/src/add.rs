@@ -235,7 +235,9 @@ impl<'s> Job<'_, 's> {
             return Ok(Err(claimed));
         }
         self.pod.wait_for_addresses(index, &plan, self.deadline)?;
-        self.pod.announce(index, &plan, pod_mac);
+        if bridge.is_some() {
+            self.pod.announce(index, &plan, pod_mac);
+        }
         record.host = Some(Host {
             name: host.name.clone(),
             index: host.index,

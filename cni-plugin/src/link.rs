@@ -126,13 +126,17 @@ fn delete_by_child(kernel: &mut HostKernel, index: u32, deadline: Deadline) -> i
     let mut events = weft_netlink::Events::link_gone(index)?;
     let sender = Socket::route().map_err(io::Error::other)?;
     let keep = kernel.rules_socket().map(AsFd::as_fd);
-    sys::send_from_detached_child(sender.as_fd(), keep, &link::delete(index).to_packet())?;
+    let child = sys::send_from_detached_child(sender.as_fd(), keep, &link::delete(index).to_packet())?;
     let socket = kernel.socket().map_err(io::Error::other)?;
     drop(sender);
     let until = Instant::now() + deadline.remaining().min(GONE_LIMIT);
     while Instant::now() < until {
         if events.wait(ASK_AFTER)? || link::by_index(socket, index).map_err(io::Error::other)?.is_none() {
             return Ok(true);
+        }
+        if child.has_ended() {
+            // Killed, or its request was refused.
+            break;
         }
     }
     Ok(false)

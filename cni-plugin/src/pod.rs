@@ -176,7 +176,13 @@ impl Pod {
 
     /// Tells neighbours about the pod's addresses, once the host end passes frames. Nobody depends on it but those
     /// who remember the address' former holder, so a failure is no failure of the ADD.
+    ///
+    /// The kernel's own gratuitous ARP (`arp_notify`) goes out while the bridge port may not forward yet.
     pub fn announce(&mut self, index: u32, plan: &Plan, mac: Mac) {
+        let v4 = plan.ips().into_iter().filter(IpAddr::is_ipv4);
+        let requests: Vec<Request> =
+            v4.flat_map(|ip| [neigh::solicit(index, ip), neigh::delete(index, ip)]).collect();
+        let _unheard = self.socket.execute(&requests);
         let Some(announcer) = &self.announcer else { return };
         for ip in plan.ips() {
             if let IpAddr::V6(v6) = ip {

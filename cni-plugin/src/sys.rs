@@ -6,6 +6,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
 /// Which of the three standard descriptors were closed when the program was started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClosedAtStart {
@@ -62,7 +65,7 @@ pub fn send_from_detached_child(
     socket: BorrowedFd<'_>,
     keep: Option<BorrowedFd<'_>>,
     request: &[u8],
-) -> io::Result<()> {
+) -> io::Result<Child> {
     let fd = socket.as_raw_fd();
     let keep = keep.map_or(fd, |keep| keep.as_raw_fd());
     // SAFETY: this process has one thread; the child calls only async-signal-safe functions and ends by _exit.
@@ -70,7 +73,18 @@ pub fn send_from_detached_child(
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: as above; the buffers live in this frame.
         0 => unsafe { child(fd, keep, request) },
-        _ => Ok(()),
+        pid => Ok(Child(Pid::from_raw(pid))),
+    }
+}
+
+/// A detached child. Dropping this leaves it running.
+#[derive(Debug)]
+pub struct Child(Pid);
+
+impl Child {
+    /// Whether it has ended; asked again after that, the answer is yes.
+    pub fn has_ended(&self) -> bool {
+        !matches!(waitpid(self.0, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
     }
 }
 

@@ -41,6 +41,14 @@ pub fn replace(link: u32, ip: IpAddr, mac: Mac) -> Request {
     Request::new(RTM_NEWNEIGH, &seeded(link, ip, mac), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
+/// Makes the kernel ask for `ip` at once (NTF_USE). For an own address that is a gratuitous ARP request; delete the
+/// entry right after, so that it does not ask again.
+pub fn solicit(link: u32, ip: IpAddr) -> Request {
+    let mut message = message(link, ip);
+    message.header.flags = NeighbourFlags::Use;
+    Request::new(RTM_NEWNEIGH, &message, NLM_F_CREATE)
+}
+
 /// `ip neighbour del IP dev …`; ENOENT if there is none.
 pub fn delete(link: u32, ip: IpAddr) -> Request {
     Request::new(RTM_DELNEIGH, &message(link, ip), 0)
