@@ -162,7 +162,7 @@ fn address_of_link(address: IfAddr) -> IfAddr {
 }
 
 fn add_default_routes(plan: &mut Plan, conf: &Conf, granted: &Granted, onlink: bool) {
-    let wanted = if granted.cluster { conf.default_gateway.or(None) } else { conf.wants_default_route() };
+    let wanted = if granted.cluster { conf.default_gateway } else { conf.wants_default_route() };
     if wanted == Some(false) {
         return;
     }
