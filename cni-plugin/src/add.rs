@@ -43,7 +43,17 @@ pub fn add(
     let mut kernel = HostKernel::default();
     let state = State::open(&mut kernel, deadline)?;
     let attachment = claim(&state, call, &mut kernel, deadline)?;
-    let mut job = Job { call, conf, deadline, pod: &mut pod, kernel, attachment, notes, avoid: Vec::new() };
+    let mut job = Job {
+        call,
+        conf,
+        deadline,
+        pod: &mut pod,
+        kernel,
+        attachment,
+        notes,
+        avoid: Vec::new(),
+        new_gateways_on: None,
+    };
     match job.run() {
         Ok(done) => Ok(done.into_result(call, conf, previous)),
         Err(error) => {
@@ -108,6 +118,8 @@ struct Job<'a, 's> {
     attachment: Attachment<'s>,
     notes: &'a mut Vec<String>,
     avoid: Vec<IpAddr>,
+    /// The device that this ADD put gateways on. They take packets only once it has a carrier.
+    new_gateways_on: Option<u32>,
 }
 
 /// What a finished ADD reports.
@@ -234,6 +246,10 @@ impl<'s> Job<'_, 's> {
             // Its last port had gone, and the kernel forgets a bridge's neighbours up to a second after that.
             return Ok(Err(claimed));
         }
+        if let Some(carrier) = self.new_gateways_on.take() {
+            let carried = plan.gateways.iter().map(IfAddr::addr);
+            wait_until_local(self.kernel.socket()?, carrier, carried, self.deadline)?;
+        }
         self.pod.wait_for_addresses(index, &plan, self.deadline)?;
         if bridge.is_some() {
             self.pod.announce(index, &plan, pod_mac);
@@ -297,8 +313,7 @@ impl<'s> Job<'_, 's> {
     /// Writes "done", and makes sure that nobody wiped the records meanwhile.
     fn finish(&mut self, record: &mut Record, done: Done) -> Result<Done, Error> {
         record.phase = Phase::Done;
-        self.attachment.write(record)?;
-        if !(self.attachment.is_intact(record)? && self.attachment.state().is_current()?) {
+        if !self.attachment.write_and_verify(record)? {
             return Err(Error::new(
                 code::TRY_AGAIN,
                 "the records under /run/weft were changed during this ADD",

@@ -4,6 +4,7 @@
 mod add;
 mod addressing;
 mod announce;
+pub mod arena;
 mod bridge;
 mod check;
 mod conf;

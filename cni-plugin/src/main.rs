@@ -2,6 +2,9 @@
 
 #![no_main]
 
+#[global_allocator]
+static ARENA: weft_plugin::arena::Arena = weft_plugin::arena::Arena::new();
+
 /// The C entry point. Rust's own would hide closed standard descriptors behind /dev/null, and an ADD whose
 /// answer is lost must fail and be undone.
 #[expect(unsafe_code, reason = "an entry point of its own needs a fixed symbol")]

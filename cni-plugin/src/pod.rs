@@ -121,13 +121,16 @@ impl Pod {
     ) -> Result<(u32, Vec<PodRoute>), Error> {
         let (index, announcer) = self.prepare(end, plan)?;
         let mut steps = Steps::default();
-        steps.device(index, plan.has(false) || !end.ipv6);
+        if end.ipv6 && !plan.has(false) {
+            steps.no_link_local(index);
+        }
         for pod in plan.addresses.iter().filter(|pod| pod.address.addr().is_ipv4()) {
             steps.address(index, pod.address, false);
         }
         if !end.down {
             steps.add(link::up(index), || format!("bring {} up", end.name));
         }
+        steps.notify_later(index);
         for pod in plan.addresses.iter().filter(|pod| pod.address.addr().is_ipv6()) {
             steps.address(index, pod.address, !end.enable_dad);
         }
@@ -176,8 +179,6 @@ impl Pod {
 
     /// Tells neighbours about the pod's addresses, once the host end passes frames. Nobody depends on it but those
     /// who remember the address' former holder, so a failure is no failure of the ADD.
-    ///
-    /// The kernel's own gratuitous ARP (`arp_notify`) goes out while the bridge port may not forward yet.
     pub fn announce(&mut self, index: u32, plan: &Plan, mac: Mac) {
         let v4 = plan.ips().into_iter().filter(IpAddr::is_ipv4);
         let requests: Vec<Request> =
@@ -277,10 +278,15 @@ impl<'a> Steps<'a> {
         self.about.push(Box::new(about));
     }
 
-    /// Announce the IPv4 addresses by gratuitous ARP when the link comes up; no IPv6 link-local address in a pod
-    /// without IPv6: each one is flooded to all ports of the bridge.
-    fn device(&mut self, index: u32, link_local: bool) {
-        let request = link::set_device(index, &[(Ipv4Setting::ArpNotify, 1)], link_local);
+    /// No IPv6 link-local address in a pod without IPv6: what comes with it is flooded to all ports of the bridge.
+    fn no_link_local(&mut self, index: u32) {
+        self.add(link::set_device(index, &[], false), || "set up the pod's interface".to_owned());
+    }
+
+    /// Gratuitous ARP whenever the link comes up again or its MAC changes. Not for this first time: the bridge port
+    /// may not forward yet, so that [`Pod::announce`] would have to say it again, to all ports.
+    fn notify_later(&mut self, index: u32) {
+        let request = link::set_device(index, &[(Ipv4Setting::ArpNotify, 1)], true);
         self.add(request, || "set up the pod's interface".to_owned());
     }
 

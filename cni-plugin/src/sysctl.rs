@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use weft_cni::error::{Error, code};
 
@@ -49,5 +50,6 @@ pub fn ensure(path: &Path, value: &str) -> Result<bool, Error> {
 
 /// Whether the kernel speaks IPv6 (`ipv6.disable=1` takes it away wholly).
 pub fn has_ipv6() -> bool {
-    Path::new(ROOT).join("ipv6/conf").exists()
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| Path::new(ROOT).join("ipv6/conf").exists())
 }

@@ -164,6 +164,30 @@ impl Attachment<'_> {
     /// # Errors
     /// Code 5 on a disk fault; the former record is then untouched.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
+        self.put(record).map(drop)
+    }
+
+    /// Writes the record for the last time before the answer. `false`: owner, record or address files are not the
+    /// ones that this process made: somebody wiped them.
+    ///
+    /// # Errors
+    /// Code 5 on a disk fault.
+    pub fn write_and_verify(&self, record: &Record) -> Result<bool, Error> {
+        let written = self.put(record)?;
+        let stands = |file: &File, path: PathBuf| {
+            files::is_at(file, &path).map_err(|error| self.state.io("look into", &error))
+        };
+        for taken in record.addresses.iter().filter(|taken| !taken.file.is_empty()) {
+            if !self.holds(&taken.file)? {
+                return Ok(false);
+            }
+        }
+        Ok(stands(&written, self.state.record_path(&self.id))?
+            && stands(&self.lock, self.state.owner_path(&self.id))?
+            && self.state.is_current()?)
+    }
+
+    fn put(&self, record: &Record) -> Result<File, Error> {
         let content = serde_json::to_vec(record).unwrap_or_default();
         files::replace(&self.state.record_path(&self.id), &self.spare_path(), &content)
             .map_err(|error| self.state.io("write a record into", &error))
@@ -244,23 +268,6 @@ impl Attachment<'_> {
             outcome = outcome.and(self.release(taken));
         }
         outcome
-    }
-
-    /// Whether owner, record and address files are still the ones this process made: nobody wiped them.
-    ///
-    /// # Errors
-    /// Code 5 on a disk fault.
-    pub fn is_intact(&self, record: &Record) -> Result<bool, Error> {
-        let look = |error: io::Error| self.state.io("look into", &error);
-        if !files::is_at(&self.lock, &self.state.owner_path(&self.id)).map_err(look)? {
-            return Ok(false);
-        }
-        for taken in record.addresses.iter().filter(|taken| !taken.file.is_empty()) {
-            if !self.holds(&taken.file)? {
-                return Ok(false);
-            }
-        }
-        Ok(self.record()?.as_ref() == Some(record))
     }
 
     /// Removes record and owner file, and with it the lock. Addresses must have been given back.

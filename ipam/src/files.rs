@@ -32,14 +32,14 @@ pub fn publish(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces `path` by a whole new file. `spare` is the name it has until then, in the same folder.
-pub fn replace(path: &Path, spare: &Path, content: &[u8]) -> io::Result<()> {
+/// Replaces `path` by a whole new file, which is returned. `spare` is the name it has until then, in the same folder.
+pub fn replace(path: &Path, spare: &Path, content: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(spare)?;
     let written = file.write_all(content).and_then(|()| fs::rename(spare, path));
     if written.is_err() {
         remove(spare)?;
     }
-    written
+    written.map(|()| file)
 }
 
 /// Removes a file; a missing one is no error, nor is a missing folder.

@@ -141,8 +141,7 @@ fn allocate(
         Taking { kernel, foreign: &foreign, cooldown: conf.cooldown_seconds, avoid: &[], deadline };
     take(attachment, &mut record, &pools, &mut taking)?;
     record.phase = Phase::Done;
-    attachment.write(&record)?;
-    if !(attachment.is_intact(&record)? && attachment.state().is_current()?) {
+    if !attachment.write_and_verify(&record)? {
         return Err(Error::new(code::TRY_AGAIN, "the records under /run/weft were changed during this ADD"));
     }
     let ips = record.addresses.iter();

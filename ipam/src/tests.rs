@@ -235,7 +235,7 @@ fn add(
         thread::sleep(Duration::from_micros(500));
         links.0.lock().unwrap().insert(name.clone(), (attachment.key().clone(), ip));
         thread::yield_now();
-        Ok((ip, attachment.is_intact(&record)? && state.is_current()?))
+        Ok((ip, attachment.write_and_verify(&record)?))
     });
     match intact {
         Ok((ip, true)) => {

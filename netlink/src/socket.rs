@@ -28,8 +28,10 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 /// The longest wait for an answer. The kernel answers before `send` returns, so this only ends a wait for an
 /// answer that the kernel dropped for want of memory.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Room for one object and its acknowledgement.
+const BUFFER_LEN: usize = 8 * 1024;
 /// The kernel fills at most this much of a dump at once (af_netlink.c, `netlink_recvmsg`).
-const BUFFER_LEN: usize = 32 * 1024;
+const DUMP_BUFFER_LEN: usize = 32 * 1024;
 /// How often a dump that changed under our eyes is repeated before giving up.
 const DUMP_ATTEMPTS: usize = 20;
 
@@ -209,6 +211,7 @@ impl Socket {
         self.append(&mut packet, request, NLM_F_REQUEST | NLM_F_DUMP);
         let sequence = self.sequence;
         self.send(&packet)?;
+        self.buffer.resize(DUMP_BUFFER_LEN, 0);
         let mut list = Vec::new();
         let mut interrupted = false;
         while !self.receive(|header, body| {
@@ -340,7 +343,9 @@ fn receive_datagram(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize> {
     loop {
         // MSG_TRUNC: the real length, so that a cut answer is seen.
         match socket::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
-            Ok(length) if length > buffer.len() => return Err(Error::malformed("answer larger than 32 KiB")),
+            Ok(length) if length > buffer.len() => {
+                return Err(Error::malformed("answer larger than its buffer"));
+            }
             Ok(length) => return Ok(length),
             Err(nix::errno::Errno::EINTR) => {}
             Err(nix::errno::Errno::EAGAIN) => {

@@ -1,7 +1,6 @@
 //! Making the pod's link, and what all pods of the node share.
 
 use weft_cni::error::Error;
-use weft_cni::ip::IfAddr;
 use weft_ipam::refused;
 use weft_netlink::link::{self as kernel_link, Link, Mac, NewVeth, PortFlags};
 
@@ -9,7 +8,6 @@ use super::Job;
 use crate::addressing::Plan;
 use crate::conf::{BridgeConf, Mode};
 use crate::link::{self, Pair, Refusal};
-use crate::pod::wait_until_local;
 use crate::veth::Claimed;
 use crate::{bridge, forwarding, veth};
 
@@ -25,8 +23,7 @@ impl Job<'_, '_> {
                 }
                 let carrier = gateway_link.as_ref().unwrap_or(bridge);
                 if bridge::ensure_gateways(socket, carrier, &plan.gateways, conf.force_address)? {
-                    let carried = plan.gateways.iter().map(IfAddr::addr);
-                    wait_until_local(socket, carrier.index, carried, self.deadline)?;
+                    self.new_gateways_on = Some(carrier.index);
                 }
             }
             if plan.routed {

@@ -3,13 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use crate::Outcome;
+use nix::sys::resource::UsageWho;
+
+use crate::{Outcome, process};
 
 /// Where distributions and runtimes put the reference plugins.
 const REFERENCE_DIRS: &str = "/usr/lib/cni:/opt/cni/bin:/usr/libexec/cni";
 /// What the chains need.
 const REFERENCE_PLUGINS: [&str; 4] = ["bridge", "host-local", "portmap", "ptp"];
+/// More work of others than this and the figures mean little.
+const OTHERS_LIMIT: f64 = 0.15;
 /// `PT_INTERP` (elf.h): the program header that names a dynamic loader.
 const PT_INTERP: u32 = 3;
 
@@ -61,7 +66,7 @@ fn reference_version(dir: &Path) -> String {
     let version = said_by(Path::new("dpkg-query"), &["-W", "-f", "${Version}", &package]);
     match version.filter(|version| version.starts_with(|c: char| c.is_ascii_digit())) {
         Some(version) => format!("v{} (Debian)", version.split('+').next().unwrap_or(&version)),
-        None => format!("version unknown, {}", dir.display()),
+        None => format!("? ({})", dir.display()),
     }
 }
 
@@ -82,7 +87,6 @@ pub fn machine(programs: &Programs) -> Outcome<Facts> {
         ("date", said_by(Path::new("date"), &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_default()),
         ("kernel", first_line("/proc/sys/kernel/osrelease")),
         ("cores", format!("{cores}, {}", model.map_or("", |(_, name)| name.trim()))),
-        ("load before", describe_load(&first_line("/proc/loadavg"), cores)),
         ("weft", describe_weft(&programs.weft)?),
     ];
     for reference in &programs.references {
@@ -94,14 +98,6 @@ pub fn machine(programs: &Programs) -> Outcome<Facts> {
     facts.push(("iptables", said_by(Path::new("iptables"), &["--version"]).unwrap_or_default()));
     facts.push(("bare kernel", describe_floor()));
     Ok(facts)
-}
-
-/// Others at work make every figure larger and every ratio milder.
-fn describe_load(averages: &str, cores: usize) -> String {
-    let latest: f64 = averages.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
-    let free = u32::try_from(cores).is_ok_and(|cores| latest < f64::from(cores) / 2.0);
-    let warning = if free { "" } else { "   THE MACHINE IS BUSY: times are too long, ratios too near to 1" };
-    format!("{averages}{warning}")
 }
 
 fn describe_weft(weft: &Program) -> Outcome<String> {
@@ -131,6 +127,79 @@ fn has_loader(elf: &[u8]) -> bool {
     };
     let (first, size, count) = (number(32, 8), number(54, 2), number(56, 2));
     (0..count).any(|index| number(first + index * size, 4) == PT_INTERP as usize)
+}
+
+/// How much of the processors others take while we measure.
+#[derive(Debug)]
+pub struct Meter {
+    begin: Reading,
+    left_out: Reading,
+}
+
+/// Time that has passed on all cores together, what of it the machine was busy, and what of that with us.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    all: Duration,
+    busy: Duration,
+    ours: Duration,
+}
+
+impl Meter {
+    pub fn start() -> Outcome<Self> {
+        Ok(Self { begin: Reading::now()?, left_out: Reading::default() })
+    }
+
+    /// Does something in which nothing is measured.
+    pub fn leave_out(&mut self, work: impl FnOnce()) -> Outcome<()> {
+        let begin = Reading::now()?;
+        work();
+        self.left_out = self.left_out.plus(Reading::now()?.since(begin));
+        Ok(())
+    }
+
+    /// Their work makes every time longer and every ratio milder.
+    pub fn others(&self) -> Outcome<String> {
+        let Reading { all, busy, ours } = Reading::now()?.since(self.begin).since(self.left_out);
+        let others = busy.saturating_sub(ours).as_secs_f64() / all.as_secs_f64();
+        let warning =
+            if others > OTHERS_LIMIT { "   THE MACHINE WAS BUSY: do not trust these figures" } else { "" };
+        Ok(format!("{:.0} % of the processors, kernel threads included{warning}", others * 100.0))
+    }
+}
+
+impl Reading {
+    fn now() -> Outcome<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let uptime = fs::read_to_string("/proc/uptime")?;
+        let seconds: f64 = uptime.split_whitespace().next().unwrap_or_default().parse()?;
+        let ours = process::cpu_of(UsageWho::RUSAGE_SELF)? + process::cpu_of(UsageWho::RUSAGE_CHILDREN)?;
+        Ok(Self {
+            all: Duration::from_secs_f64(seconds) * u32::try_from(cores)?,
+            busy: machine_busy()?,
+            ours,
+        })
+    }
+
+    fn since(self, other: Self) -> Self {
+        Self {
+            all: self.all.saturating_sub(other.all),
+            busy: self.busy.saturating_sub(other.busy),
+            ours: self.ours.saturating_sub(other.ours),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { all: self.all + other.all, busy: self.busy + other.busy, ours: self.ours + other.ours }
+    }
+}
+
+/// User, nice, system, interrupts, soft interrupts: the first line of /proc/stat, in hundredths of a second.
+fn machine_busy() -> Outcome<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let words = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<u64> = words.map(|word| word.parse().unwrap_or(0)).collect();
+    let busy: u64 = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum();
+    Ok(Duration::from_millis(busy * 10))
 }
 
 #[cfg(test)]

@@ -3,19 +3,24 @@
 
 mod fill;
 
-use netns_tests::{Lab, Pod};
+use std::time::Duration;
+
+use netns_tests::{Inside, Lab, Pod};
 
 use crate::chain::Chain;
-use crate::facts::Programs;
+use crate::facts::{Meter, Programs};
 use crate::options::Effort;
 use crate::samples::Samples;
 use crate::subject::{Attached, Role, Subject, Work};
-use crate::{Outcome, burst, chains, say, turns};
+use crate::{Outcome, burst, chains, say};
 
 /// How many of the first and of the last pods are compared.
 const SAMPLE: usize = 100;
 /// How many DELs are timed at either end. Each waits for the kernel's barrier, so fewer.
 const DELETIONS: usize = 50;
+
+/// A thousand namespaces take some five seconds.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Several runs of one kind.
 #[derive(Debug)]
@@ -64,27 +69,34 @@ const KINDS: [Kind; 5] = [
     Kind { key: "bridge_floor", title: "bare kernel, bridge", veth: false, bare: true, taken: false },
 ];
 
-/// Measures all kinds, in turns.
-pub fn measure(lab: &Lab, programs: &Programs, pods: &[Pod], effort: &Effort) -> Outcome<Vec<Growth>> {
-    let pods = pods.get(..effort.growth_pods).ok_or("too few pods")?;
+/// Measures all kinds, in turns. Those of which nothing is promised once only.
+pub fn measure(
+    lab: &Lab,
+    programs: &Programs,
+    pods: &[Pod],
+    effort: &Effort,
+    meter: &mut Meter,
+) -> Outcome<Vec<Growth>> {
     let mut all = Vec::new();
-    let mut subjects = Vec::new();
     for kind in KINDS {
-        subjects.push(kind.subject(lab, programs, pods, effort.growth_taken)?);
+        let subject = kind.subject(lab, programs, pods, effort.growth_taken)?;
         let count = if kind.taken { format!(" {}", effort.growth_taken) } else { String::new() };
         let title = format!("{}{count}", kind.title);
-        all.push(Growth { key: kind.key, title, promised: kind.veth && !kind.bare, runs: Vec::new() });
+        let growth = Growth { key: kind.key, title, promised: kind.veth && !kind.bare, runs: Vec::new() };
+        all.push((subject, growth));
     }
     for number in 0..effort.growth_runs {
         say(&format!("growth to {} pods, run {}", effort.growth_pods, number + 1));
-        // Another order each time, from the permutations' spread-out places.
-        for which in turns::order(subjects.len(), number * 41) {
-            if let (Some(subject), Some(growth)) = (subjects.get(which), all.get_mut(which)) {
-                growth.runs.push(run(subject, pods)?);
-            }
+        let mut wanted: Vec<_> =
+            all.iter_mut().filter(|(_, growth)| growth.promised || number == 0).collect();
+        // Each time another one begins.
+        let first = number % wanted.len().max(1);
+        wanted.rotate_left(first);
+        for (subject, growth) in wanted {
+            growth.runs.push(run(subject, effort.growth_pods, meter)?);
         }
     }
-    Ok(all)
+    Ok(all.into_iter().map(|(_, growth)| growth).collect())
 }
 
 impl Kind {
@@ -105,11 +117,15 @@ impl Kind {
     }
 }
 
-fn run(subject: &Subject, pods: &[Pod]) -> Outcome<Run> {
+/// One run, with namespaces of its own: the kernel's tables of namespaces, too, are empty for the first pod and
+/// full for the last, as on a real node.
+fn run(subject: &Subject, count: usize, meter: &mut Meter) -> Outcome<Run> {
+    let own = Lab::new("growth");
+    let home = own.node("pods");
     let mut added = Samples::default();
     let mut attached = Vec::new();
-    for pod in pods {
-        let at = subject.attachment(pod);
+    for number in 0..count {
+        let at = subject.attachment(&home.pod(&number.to_string()));
         let timed = subject.timed(|| subject.attach(at), |_| Ok(()))?;
         added.push(timed.returned);
         attached.push(timed.value);
@@ -118,9 +134,23 @@ fn run(subject: &Subject, pods: &[Pod]) -> Outcome<Run> {
     let many = delete(subject, &last)?.median();
     burst::detach_all(subject, attached.split_off(DELETIONS))?;
     let few = delete(subject, &attached)?.median();
+    meter.leave_out(|| await_cleanup(own))?;
     let first = added.part(0, SAMPLE).median();
-    let last = added.part(pods.len() - SAMPLE, pods.len()).median();
+    let last = added.part(count - SAMPLE, count).median();
     Ok(Run { add: Pair { few: first, many: last }, del: Pair { few, many } })
+}
+
+/// Takes a run's namespaces away. They end behind the scenes, one batch after the other, which takes seconds of
+/// processor time: waits for the end of one more.
+fn await_cleanup(own: Lab) {
+    drop(own);
+    let lab = Lab::new("cleanup");
+    let (node, sentinel) = (lab.node("cleanup"), lab.node("sentinel"));
+    let pod = sentinel.pod("last");
+    let wire = lab.wire((&node, &[]), (&pod, &[]));
+    pod.destroy_netns();
+    let is_gone = || !node.try_run(["ip", "link", "show", "dev", &wire.link]).status.success();
+    netns_tests::wait_until("the kernel's clean-up of namespaces", CLEANUP_LIMIT, is_gone);
 }
 
 fn delete(subject: &Subject, attached: &[Attached]) -> Outcome<Samples> {

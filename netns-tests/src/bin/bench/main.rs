@@ -77,6 +77,7 @@ fn bench(options: &Options) -> Outcome<()> {
 fn measure(options: &Options) -> Outcome<Report> {
     let programs = facts::Programs::find()?;
     let mut report = Report::new(options, facts::machine(&programs)?);
+    let mut meter = facts::Meter::start()?;
     // One lab: what a run makes goes with it, also when a section fails.
     let lab = Lab::new("bench");
     let host = lab.node("pods");
@@ -97,8 +98,9 @@ fn measure(options: &Options) -> Outcome<Report> {
         report.add_chain(&spec, &subjects, sequential, bursts);
     }
     if options.wants(Section::Growth) {
-        report.growth = growth::measure(&lab, &programs, &pods, &options.effort)?;
+        report.growth = growth::measure(&lab, &programs, &pods, &options.effort, &mut meter)?;
     }
+    report.facts.push(("others' work", meter.others()?));
     Ok(report)
 }
 

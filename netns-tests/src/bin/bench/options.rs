@@ -107,10 +107,9 @@ impl Options {
         self.sections.contains(&section) && !skipped
     }
 
-    /// The largest number of pods that any section has at once.
+    /// The largest number of pods that any chain has at once.
     pub fn pods_needed(&self) -> usize {
-        let growth = if self.wants(Section::Growth) { self.effort.growth_pods } else { 0 };
-        self.effort.burst_pods.max(self.effort.pairs).max(growth)
+        self.effort.burst_pods.max(self.effort.pairs)
     }
 }
 

@@ -86,7 +86,12 @@ pub fn settle() -> io::Result<bool> {
 
 /// Processor time, user and system, of all processes that have ended and been waited for: theirs and ours.
 pub fn cpu_spent() -> Outcome<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    cpu_of(UsageWho::RUSAGE_CHILDREN)
+}
+
+/// Processor time, user and system.
+pub fn cpu_of(whom: UsageWho) -> Outcome<Duration> {
+    let usage = getrusage(whom)?;
     let both = [usage.user_time(), usage.system_time()];
     let micros: i64 = both.iter().map(|time| time.tv_sec() * 1_000_000 + time.tv_usec()).sum();
     Ok(Duration::from_micros(micros.unsigned_abs()))

@@ -22,7 +22,7 @@ use rows::{Figure, Measured, Row, Steps};
 /// What a run found.
 #[derive(Debug)]
 pub struct Report {
-    facts: Facts,
+    pub facts: Facts,
     quick: bool,
     effort: Effort,
     pub start: Option<Start>,

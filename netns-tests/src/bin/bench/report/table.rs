@@ -12,13 +12,13 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = String::new();
         for (name, value) in &self.facts {
-            line(&mut text, &format!("{name:<12} {value}"));
+            line(&mut text, &format!("{name:<13}{value}"));
         }
         let effort = &self.effort;
         line(
             &mut text,
             &format!(
-                "{:<12} {} pairs of ADD and DEL in turn; {} rounds of {} pods, {WORKERS} at once{}",
+                "{:<13}{} pairs of ADD and DEL in turn; {} rounds of {} pods, {WORKERS} at once{}",
                 "run",
                 effort.pairs,
                 effort.burst_rounds,
@@ -62,7 +62,7 @@ impl Comparison {
     fn lines(&self, text: &mut String) {
         line(text, &format!("\n{}    {}", self.name, self.title));
         let [reference, weft, floor] =
-            [0, 1, 2].map(|at| self.labels.get(at).and_then(Option::as_deref).unwrap_or("-"));
+            self.labels.each_ref().map(|label| label.as_deref().map_or("-".to_owned(), heading));
         line(
             text,
             &format!(
@@ -137,6 +137,11 @@ fn growth_lines(text: &mut String, growth: &[Growth]) {
             ),
         );
     }
+}
+
+/// As much of a label as a column holds.
+fn heading(label: &str) -> String {
+    label.chars().take(18).collect()
 }
 
 fn cell(figure: Option<Figure>) -> String {
