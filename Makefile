@@ -40,8 +40,9 @@ test: setup build ## Run all tests
 	cargo test --workspace --doc
 
 # A profile of its own: the release profile aborts on panic, and then nothing would clean up the namespaces.
+# Static, as its processes are the floor that the plugin is compared with.
 bench: setup build ## Measure ADD and DEL side by side with the reference plugins
-	cargo run --profile bench-tools -p netns-tests --bin bench -- $(ARGS)
+	cargo run --profile bench-tools --target $(TARGET) -p netns-tests --bin bench -- $(ARGS)
 
 fmt: ## Format the code
 	cargo fmt --all

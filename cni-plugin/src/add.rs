@@ -161,7 +161,7 @@ impl<'s> Job<'_, 's> {
 
     fn intent(&self, bridge: Option<&Link>) -> Record {
         let netns = self.call.attachment.netns.clone().unwrap_or_default();
-        let mut record = Record::begun(boot_nanos(), crate::plugin::calling_runtime(), netns);
+        let mut record = Record::begun(boot_nanos(), crate::plugin::calling_runtime().to_owned(), netns);
         let id = self.attachment.id();
         record.host = Some(Host {
             name: id.host_name(),
@@ -180,7 +180,7 @@ impl<'s> Job<'_, 's> {
             return Err(Error::config(format!("mtu {mtu} is too small for the network's IPv6 addresses"))
                 .with_details("IPv6 needs 1280 at least (RFC 8200)"));
         }
-        if plan.has(false) && !sysctl::has_ipv6() {
+        if plan.has(false) && !sysctl::has_ipv6_settings() {
             return Err(Error::config("the network gives IPv6 addresses, and this kernel has no IPv6").with_details(
                 "it was booted with ipv6.disable=1: boot without it, or give the network IPv4 ranges only",
             ));
@@ -266,7 +266,7 @@ impl<'s> Job<'_, 's> {
     }
 
     fn alias(&self, granted: &Granted, addresses: Vec<IpAddr>) -> Result<String, Error> {
-        let runtime = Hash::of(&crate::plugin::calling_runtime());
+        let runtime = Hash::of(crate::plugin::calling_runtime());
         let alias = Alias {
             key: self.attachment.key().clone(),
             addresses,

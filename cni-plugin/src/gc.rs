@@ -98,7 +98,7 @@ fn made_by_another_runtime(record: &Record) -> bool {
     let own = crate::plugin::calling_runtime();
     let theirs = &record.runtime;
     let known = !theirs.is_empty() && !own.is_empty();
-    let same = *theirs == own || (record.rebuilt && Hash::of(&own).as_str().starts_with(theirs.as_str()));
+    let same = theirs == own || (record.rebuilt && Hash::of(own).as_str().starts_with(theirs.as_str()));
     known && !same
 }
 

@@ -5,14 +5,11 @@ use std::net::IpAddr;
 
 use weft_cni::error::Error;
 use weft_ipam::clock::boot_seconds;
-use weft_ipam::{Pool, State, refused};
+use weft_ipam::{LOOK_AGAIN, Pool, State, refused};
 use weft_netlink::rules::{self, Interval, Masquerade};
 use weft_netlink::{Protocol, Socket};
 
 use crate::addressing::{Plan, PodAddress};
-
-/// Somebody may flush the ruleset. The next ADD repairs it, but looks no more often than this many seconds.
-const LOOK_AGAIN: u64 = 5;
 
 /// What has to be masqueraded for a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +49,7 @@ pub fn ensure(state: &State, wanted: &Wanted) -> Result<Vec<String>, Error> {
     let names: Vec<String> = wanted.rules.iter().map(name).collect();
     let now = boot_seconds();
     let seen: Vec<Option<u64>> = names.iter().map(|name| state.verified_at(name)).collect();
+    // Somebody may flush the ruleset: the next ADD repairs it, but does not look each time.
     if seen.iter().all(|at| at.is_some_and(|at| now.saturating_sub(at) < LOOK_AGAIN)) {
         return Ok(Vec::new());
     }

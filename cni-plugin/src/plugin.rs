@@ -1,5 +1,6 @@
 //! The five verbs, each with its deadline and its log line.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use weft_cni::conf::{NetConf, ValidAttachment};
@@ -104,10 +105,13 @@ fn from_now(limit: Duration) -> Deadline {
 }
 
 /// The program that called us. GC by one runtime must not end what another one on this node made.
-pub fn calling_runtime() -> String {
-    let path = format!("/proc/{}/exe", nix::unistd::getppid());
-    let exe =
-        std::fs::read_link(path).map_or_else(|_| String::new(), |exe| exe.to_string_lossy().into_owned());
-    // An upgraded runtime is still the same runtime.
-    exe.strip_suffix(" (deleted)").unwrap_or(&exe).to_owned()
+pub fn calling_runtime() -> &'static str {
+    static FOUND: OnceLock<String> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let path = format!("/proc/{}/exe", nix::unistd::getppid());
+        let exe =
+            std::fs::read_link(path).map_or_else(|_| String::new(), |exe| exe.to_string_lossy().into_owned());
+        // An upgraded runtime is still the same runtime.
+        exe.strip_suffix(" (deleted)").unwrap_or(&exe).to_owned()
+    })
 }

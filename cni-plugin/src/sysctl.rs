@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
 use weft_cni::error::{Error, code};
 
 const ROOT: &str = "/proc/sys/net";
@@ -48,8 +50,16 @@ pub fn ensure(path: &Path, value: &str) -> Result<bool, Error> {
     }
 }
 
-/// Whether the kernel speaks IPv6 (`ipv6.disable=1` takes it away wholly).
+/// Whether the kernel speaks IPv6 (`ipv6.disable=1` takes it away wholly). By a socket: each look into
+/// /proc/sys/net costs more the more network namespaces there are, 60 µs with few, 300 with a thousand.
 pub fn has_ipv6() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| Path::new(ROOT).join("ipv6/conf").exists())
+    *FOUND.get_or_init(|| {
+        socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).is_ok()
+    })
+}
+
+/// Whether the IPv6 settings can be seen, too; asked only where IPv6 is wanted.
+pub fn has_ipv6_settings() -> bool {
+    has_ipv6() && Path::new(ROOT).join("ipv6/conf").exists()
 }

@@ -1,6 +1,7 @@
 //! Making the pod's link, and what all pods of the node share.
 
 use weft_cni::error::Error;
+use weft_ipam::clock::boot_seconds;
 use weft_ipam::refused;
 use weft_netlink::link::{self as kernel_link, Link, Mac, NewVeth, PortFlags};
 
@@ -31,11 +32,14 @@ impl Job<'_, '_> {
             }
         }
         let carries = |v4: bool| plan.gateways.iter().any(|gateway| gateway.addr().is_ipv4() == v4);
-        if carries(true) {
+        let state = self.attachment.state();
+        if carries(true) && !state.was_verified_lately("forwarding-ipv4") {
             forwarding::enable_ipv4()?;
+            state.note_verified("forwarding-ipv4", boot_seconds())?;
         }
-        if carries(false) {
+        if carries(false) && !state.was_verified_lately("forwarding-ipv6") {
             forwarding::enable_ipv6(self.kernel.socket()?)?;
+            state.note_verified("forwarding-ipv6", boot_seconds())?;
         }
         Ok(gateway_link)
     }
