@@ -300,6 +300,43 @@ fn wiping_and_rebuilding_against_sixteen_adds_gives_no_address_twice() {
     assert_eq!(addresses.len(), answered.len(), "an address was answered twice: {answered:?}");
 }
 
+/// Attack A3 (c). An ADD whose folder was wiped and rebuilt under it, with its link not there yet, must not answer:
+/// its address is free to others.
+#[test]
+fn an_add_that_was_wiped_meanwhile_is_not_answered() {
+    let root = tempfile::tempdir().unwrap();
+    let state = open(root.path(), &mut NoKernel);
+    let attachment = begin(&state, "slow");
+    let mut slow = record();
+    let ip = try_take(&attachment, &mut slow, &pool(&state, 1), 0).unwrap();
+    fs::remove_dir_all(state.path()).unwrap();
+    let rebuilt = open(root.path(), &mut NoKernel);
+    let other = begin(&rebuilt, "other");
+    let mut theirs = record();
+    assert_eq!(try_take(&other, &mut theirs, &pool(&rebuilt, 1), 0).unwrap(), ip);
+    assert!(!attachment.write_and_verify(&slow).unwrap());
+    assert!(other.write_and_verify(&theirs).unwrap());
+}
+
+/// Attack A2. Whoever waited for a lock whose file was removed meanwhile holds nothing: the name is a successor's.
+#[test]
+fn a_lock_on_a_removed_owner_file_is_no_lock() {
+    let root = tempfile::tempdir().unwrap();
+    let state = open(root.path(), &mut NoKernel);
+    let first = begin(&state, "same");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let soon = Deadline::after(Instant::now(), Duration::from_millis(400));
+            state.find(&Key::of("net", "same", "eth0"), soon).map(|found| found.is_some())
+        });
+        // Long enough for the other to wait for this lock; if it is late, it finds the successor's at once.
+        thread::sleep(Duration::from_millis(100));
+        end(first);
+        let _successor = begin(&state, "same");
+        assert_eq!(waiting.join().unwrap().unwrap_err().code, code::TRY_AGAIN);
+    });
+}
+
 /// After a wipe the records are what the kernel says, and what it says is not given again.
 #[test]
 fn a_wiped_folder_is_rebuilt_from_the_links() {
