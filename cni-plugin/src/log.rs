@@ -1,7 +1,7 @@
 //! One line for each operation: what, for whom, how long, how it ended. A log that cannot be written never fails
 //! an operation.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use weft_cni::error::Error;
 use weft_cni::object::Object;
+use weft_ipam::is_at;
 
 /// Where the log goes if the configuration does not say.
 const DEFAULT_FILE: &str = "/var/log/weft/weft.log";
@@ -142,12 +143,6 @@ fn append(path: &Path, text: &str) -> io::Result<()> {
         file = open()?;
     }
     file.write_all(text.as_bytes())
-}
-
-/// Whether `file` is what `path` leads to now.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let (ours, there) = (file.metadata()?, std::fs::metadata(path)?);
-    Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
 }
 
 fn text_line(line: &Line<'_>) -> String {

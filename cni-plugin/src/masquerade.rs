@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use weft_cni::error::Error;
 use weft_ipam::clock::boot_seconds;
-use weft_ipam::{LOOK_AGAIN, Pool, State, refused};
+use weft_ipam::{Pool, State, refused};
 use weft_netlink::rules::{self, Interval, Masquerade};
 use weft_netlink::{Protocol, Socket};
 
@@ -47,14 +47,13 @@ pub fn wanted(plan: &Plan, pools: &[Pool]) -> Wanted {
 /// Code 102 if the kernel refuses.
 pub fn ensure(state: &State, wanted: &Wanted) -> Result<Vec<String>, Error> {
     let names: Vec<String> = wanted.rules.iter().map(name).collect();
-    let now = boot_seconds();
-    let seen: Vec<Option<u64>> = names.iter().map(|name| state.verified_at(name)).collect();
     // Somebody may flush the ruleset: the next ADD repairs it, but does not look each time.
-    if seen.iter().all(|at| at.is_some_and(|at| now.saturating_sub(at) < LOOK_AGAIN)) {
+    if names.iter().all(|name| state.was_verified_lately(name)) {
         return Ok(Vec::new());
     }
     // One looks; those who come meanwhile need not, unless the range was never written.
-    for name in names.iter().zip(&seen).filter_map(|(name, at)| at.and(Some(name))) {
+    let now = boot_seconds();
+    for name in names.iter().filter(|name| state.verified_at(name).is_some()) {
         state.note_verified(name, now)?;
     }
     let failed = |error: weft_netlink::Error| refused("write the masquerade rules (nf_tables)", &error);

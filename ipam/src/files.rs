@@ -67,7 +67,10 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
-/// Whether `file` is what `path` leads to now.
+/// Whether `file` is what `path` leads to now; a path that leads to nothing is a no.
+///
+/// # Errors
+/// When either cannot be looked at.
 pub fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
         Ok(there) => {

@@ -38,10 +38,11 @@ mod tests;
 
 pub use attachment::{Attachment, Begun};
 pub use collect::{Collected, collect};
+pub use files::is_at;
 pub use kernel::{HostKernel, refused, remove_neighbours, remove_routes};
 pub use key::{AttachmentId, Hash, Key};
 pub use rebuild::{Kernel, Live, NoKernel};
 pub use record::{Bridge, Host, Owner, Phase, Record, TakenAddress};
 pub use source::{Blocks, Pool, Ranges, Segment, Source, Usage};
-pub use state::{DEFAULT_ROOT, LOOK_AGAIN, State, Wiped};
+pub use state::{DEFAULT_ROOT, State, Wiped};
 pub use take::{Taking, take, usage};

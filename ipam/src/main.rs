@@ -92,7 +92,7 @@ impl Plugin for Ipam {
             end(attachment)?;
         }
         let names = (call.attachment.container_id.as_str(), call.attachment.ifname.as_str());
-        foreign(call.conf).release(names.0, names.1)
+        Foreign::of(call.conf).release(names.0, names.1)
     }
 
     fn gc(&mut self, conf: &NetConf, _env: &Environment, keep: &[ValidAttachment]) -> Result<(), Error> {
@@ -136,7 +136,7 @@ fn allocate(
     check_family_limit(call.conf.version, count(true), count(false))?;
     let netns = call.attachment.netns.clone().unwrap_or_default();
     let mut record = Record::begun(boot_nanos(), String::new(), netns);
-    let foreign = foreign(call.conf);
+    let foreign = Foreign::of(call.conf);
     let mut taking =
         Taking { kernel, foreign: &foreign, cooldown: conf.cooldown_seconds, avoid: &[], deadline };
     take(attachment, &mut record, &pools, &mut taking)?;
@@ -196,7 +196,7 @@ fn available(conf: &NetConf, deadline: Deadline) -> Result<(), Error> {
     let state = State::open(&mut kernel, deadline)?;
     refuse_if_wiped(&state)?;
     state.try_writing()?;
-    let foreign = foreign(conf);
+    let foreign = Foreign::of(conf);
     for pool in source(conf, &ipam).pools(&state)? {
         let mut now = usage(&state, &pool, &foreign)?;
         if now.used >= now.total {
@@ -231,11 +231,6 @@ fn source(net: &NetConf, conf: &IpamConf) -> Box<dyn Source> {
     } else {
         Box::new(Ranges::new(net.name.as_str(), conf.clone()))
     }
-}
-
-/// host-local's reservations. DEL must not depend on a configuration that is still valid.
-fn foreign(conf: &NetConf) -> Foreign {
-    Foreign::of(conf)
 }
 
 fn key(call: &Call<'_>) -> Key {

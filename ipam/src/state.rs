@@ -26,7 +26,7 @@ const WIPED: &str = "wiped";
 
 /// How long, in seconds, a look at something shared is good for. Looking costs: a netfilter socket's close waits
 /// 8–24 ms, a visit to /proc/sys/net up to 0.3 ms.
-pub const LOOK_AGAIN: u64 = 5;
+const LOOK_AGAIN: u64 = 5;
 
 /// The content of `ready`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -151,7 +151,7 @@ impl State {
         Ok(there.then_some(Wiped { file }))
     }
 
-    /// Whether something that many attachments share was seen in the kernel within the last [`LOOK_AGAIN`] seconds.
+    /// Whether something that many attachments share was seen in the kernel within the last five seconds.
     /// Others may undo it; the next ADD after that time repairs it.
     pub fn was_verified_lately(&self, name: &str) -> bool {
         self.verified_at(name).is_some_and(|at| boot_seconds().saturating_sub(at) < LOOK_AGAIN)

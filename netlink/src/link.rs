@@ -46,8 +46,6 @@ const HEADER_LEN: usize = 16;
 const OPERATIONAL: [u8; 2] = [0, 6];
 /// `RTNLGRP_LINK`: the multicast group that hears of every link that comes, changes or goes.
 pub const RTNLGRP_LINK: i32 = 1;
-/// The longest alias the kernel takes (`IFALIASZ` less the closing zero).
-pub const ALIAS_MAX: usize = 255;
 /// `IFLA_INET_CONF` inside `IFLA_AF_SPEC`/`AF_INET`.
 const IFLA_INET_CONF: u16 = 1;
 
@@ -365,11 +363,6 @@ fn set_flags(mut message: LinkMessage, flags: LinkFlags) -> Request {
 /// `ip link set address MAC`, by index. On a link that is up with `arp_notify` it also announces its addresses.
 pub fn set_mac(index: u32, mac: Mac) -> Request {
     set_link(message(index, vec![LinkAttribute::Address(mac.0.to_vec())]))
-}
-
-/// `ip link set alias`, by index.
-pub fn set_alias(index: u32, alias: &str) -> Request {
-    set_link(message(index, vec![LinkAttribute::IfAlias(alias.to_owned())]))
 }
 
 /// `ip link set type bridge vlan_filtering 1`, by index.

@@ -231,11 +231,6 @@ impl Socket {
         Ok((!interrupted).then_some(list))
     }
 
-    /// The number that the next request will carry.
-    pub fn next_sequence(&self) -> u32 {
-        self.sequence.wrapping_add(1)
-    }
-
     fn append(&mut self, packet: &mut Vec<u8>, request: &Request, extra_flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
         append_message(packet, request, extra_flags, self.sequence);
