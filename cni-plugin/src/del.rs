@@ -30,7 +30,7 @@ pub fn del(call: &Call<'_>, deadline: Deadline) -> Result<(), Error> {
         };
         match end_recorded(&state, &names, call, &mut kernel, deadline) {
             // Wiped under us: what failed, failed in a folder that is gone.
-            Err(_) if !state.is_current().unwrap_or(true) && !deadline.remaining().is_zero() => {}
+            Err(_) if !state.is_whole() && !deadline.remaining().is_zero() => {}
             outcome => break outcome,
         }
     };

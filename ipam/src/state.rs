@@ -96,8 +96,10 @@ impl State {
             lock(&path, &state.folder, files::lock_exclusive(&state.folder, deadline))?;
             if state.is_current()? && !state.check_ready()? {
                 match state.build(&stamp, root, marker_root, kernel) {
-                    // Wiped meanwhile: build the one that is there now.
-                    Err(_) if !state.is_current()? => deadline.check("the state folder stayed")?,
+                    // Wiped meanwhile, wholly or (11) its files first: build what is there now.
+                    Err(error) if error.code == code::TRY_AGAIN || !state.is_current()? => {
+                        deadline.check("the state folder stayed")?;
+                    }
                     built => built?,
                 }
             }
@@ -121,6 +123,11 @@ impl State {
     pub fn is_current(&self) -> Result<bool, Error> {
         files::is_at(&self.folder, &self.path)
             .map_err(|error| Error::io(format!("look at {}", self.path.display()), &error))
+    }
+
+    /// Whether the folder is current and no subfolder of it is gone: a wipe takes them one after the other.
+    pub fn is_whole(&self) -> bool {
+        self.is_current().unwrap_or(true) && self.has_all_parts().unwrap_or(true)
     }
 
     /// Tries whether an ADD could write its files, by one without a name that is gone again at once.
