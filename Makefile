@@ -9,7 +9,7 @@
 
 TARGET     := x86_64-unknown-linux-musl
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-# Where `make build` puts the programs; the tests take them from here.
+# Where `make build` puts the programs; the tests take them from here (weftd too: it is copied beside the plugins).
 BIN_DIR    := $(abspath $(TARGET_DIR)/$(TARGET)/release)
 export WEFT_BIN_DIR := $(BIN_DIR)
 
@@ -23,9 +23,11 @@ setup: ## Install what this machine lacks (as root), and say what
 	@.ci/setup $(TARGET)
 
 # Static programs: what is tested is what would be shipped. podtool is the only program in the test images.
-build: ## Build weft, weft-ipam and the tests' podtool: static, optimised
+build: ## Build weft, weft-ipam, weftd and the tests' podtool: static, optimised
 	cargo build --release --target $(TARGET) -p weft -p weft-ipam -p podtool
-	@ls -l $(addprefix $(BIN_DIR)/,weft weft-ipam podtool)
+	cargo build --profile daemon --target $(TARGET) -p weftd
+	@install -m 755 $(TARGET_DIR)/$(TARGET)/daemon/weftd $(BIN_DIR)/weftd
+	@ls -l $(addprefix $(BIN_DIR)/,weft weft-ipam weftd podtool)
 
 demo: setup build ## Run pods in a private containerd with weft as their network, then remove it all
 	cargo run -p netns-tests --bin demo -- --bin-dir $(BIN_DIR) $(ARGS)
