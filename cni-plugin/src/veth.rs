@@ -90,7 +90,6 @@ pub fn route_over_bridge(socket: &mut Socket, bridge: u32, plan: &Plan, own_alia
 /// # Errors
 /// Code 102 if the kernel refuses.
 pub fn configure_host_end(socket: &mut Socket, host: &Link, plan: &Plan, pod_mac: Mac) -> Outcome {
-    sysctl::use_private_procfs();
     // A pod must not choose its node's routes. (Nothing to set where the link has no IPv6.)
     sysctl::write(&sysctl::device("ipv6", &host.name, "accept_ra"), "0")?;
     let gateways: Vec<Request> =
