@@ -95,3 +95,17 @@ pub fn has_ipv6() -> bool {
 pub fn has_ipv6_settings() -> bool {
     has_ipv6() && Path::new(ROOT).join("ipv6/conf").exists()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_procfs_of_our_own_shows_the_same_settings() {
+        let path = device("ipv4", "lo", "forwarding");
+        let shared = std::fs::read_to_string(&path).unwrap();
+        use_private_procfs();
+        assert_eq!(read(&path).unwrap().as_deref(), Some(shared.trim()));
+        assert_eq!(read(&device("ipv4", "none", "forwarding")).unwrap(), None);
+    }
+}
