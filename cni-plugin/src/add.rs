@@ -214,6 +214,9 @@ impl<'s> Job<'_, 's> {
                 Error::new(code::TRY_AGAIN, format!("{host_name} was removed while it was set up"))
             })
         };
+        if self.attachment.state().is_crowded() {
+            sysctl::use_private_procfs();
+        }
         let mut host_mac = link::host_mac(&id);
         if let Mode::Veth = self.conf.mode {
             let host = found(self.kernel.socket()?)?;

@@ -141,7 +141,12 @@ pub fn ensure_gateways(
 ) -> Result<bool, Error> {
     let name = &device.name;
     let failed = |error: weft_netlink::Error| refused(format!("read the addresses of {name}"), &error);
-    let present = addr::of_link(socket, device.index).map_err(failed)?;
+    let mut present = Vec::new();
+    for v4 in [true, false] {
+        if gateways.iter().any(|gateway| gateway.addr().is_ipv4() == v4) {
+            present.extend(addr::of_family(socket, device.index, v4).map_err(failed)?);
+        }
+    }
     let missing: Vec<&IfAddr> =
         gateways.iter().filter(|gateway| !present.iter().any(|address| same(address, gateway))).collect();
     if missing.is_empty() {

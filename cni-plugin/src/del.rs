@@ -10,7 +10,8 @@ use weft_ipam::alias::Alias;
 use weft_ipam::clock::Deadline;
 use weft_ipam::foreign::Foreign;
 use weft_ipam::{
-    Attachment, Bridge, HostKernel, Key, Owner, Record, State, remove_neighbours, remove_routes,
+    Attachment, Bridge, HostKernel, Key, Owner, Record, State, neighbour_removals, remove_neighbours,
+    remove_remaining_neighbours, remove_routes,
 };
 
 use crate::link;
@@ -141,17 +142,20 @@ fn end_host(
     if let Some(host) = &record.host
         && let Some(found) = kernel.host_end(host)?
     {
-        link::delete(kernel, found.index, deadline)?;
+        let removals = |bridge: &Bridge| neighbour_removals(bridge.index, &held);
+        let neighbours = record.bridge.as_ref().map(removals).unwrap_or_default();
+        link::delete(kernel, found.index, neighbours, deadline)?;
     }
     let Some(Bridge { index, .. }) = &record.bridge else { return Ok(()) };
-    remove_neighbours(kernel.socket()?, *index, &held)?;
+    // Should the link have gone without us, or a packet have brought one back in between.
+    remove_remaining_neighbours(kernel.socket()?, *index, &held)?;
     if record.routed { remove_routes(kernel.socket()?, *index, &held) } else { Ok(()) }
 }
 
 /// Ends what the kernel knows of an attachment by the name and the alias of its host end.
 fn end_in_kernel(key: &Key, kernel: &mut HostKernel, deadline: Deadline) -> Result<(), Error> {
     let Some(host) = link::host_end_by_name(kernel.socket()?, &key.id())? else { return Ok(()) };
-    link::delete(kernel, host.index, deadline)?;
+    link::delete(kernel, host.index, Vec::new(), deadline)?;
     let alias = host.alias.as_deref().and_then(Alias::parse).filter(|alias| alias.key == *key);
     if let (Some(alias), Some(bridge)) = (alias, host.master) {
         remove_neighbours(kernel.socket()?, bridge, &alias.addresses)?;

@@ -9,7 +9,7 @@ use weft_cni::error::{Error, code};
 use weft_ipam::clock::Deadline;
 use weft_ipam::{AttachmentId, Hash, HostKernel, refused};
 use weft_netlink::link::{self, Link, Mac, NewVeth, PortFlags};
-use weft_netlink::{Request, Socket};
+use weft_netlink::{Request, Socket, packet_of};
 
 use crate::sys;
 
@@ -105,28 +105,41 @@ impl Refusal {
 /// Deletes a link and returns once nobody can see it: in some 1.5 ms instead of the 15–20 ms after which the
 /// kernel lets the caller go. A detached child makes the request and bears that wait.
 ///
+/// `neighbours` are removed in the same send, just before: after it, they would wait for the kernel to be through
+/// with the link. Whether they went is not looked at.
+///
 /// # Errors
 /// Code 102 if the kernel refuses.
-pub fn delete(kernel: &mut HostKernel, index: u32, deadline: Deadline) -> Result<(), Error> {
-    if let Ok(true) = delete_by_child(kernel, index, deadline) {
+pub fn delete(
+    kernel: &mut HostKernel,
+    index: u32,
+    neighbours: Vec<Request>,
+    deadline: Deadline,
+) -> Result<(), Error> {
+    let mut requests = neighbours;
+    requests.push(link::delete(index));
+    if let Ok(true) = delete_by_child(kernel, index, &requests, deadline) {
         return Ok(());
     }
     let socket = kernel.socket()?;
     // No child could be made, or nothing was heard of it: wait ourselves.
-    match socket.execute(&[link::delete(index)]) {
-        Err(error) if !error.is(libc::ENODEV) => {
-            Err(refused(format!("delete the link with index {index}"), &error))
-        }
-        _ => Ok(()),
-    }
+    let last = requests.len() - 1;
+    socket
+        .execute_tolerating(&requests, |at, errno| at < last || errno == libc::ENODEV)
+        .map_err(|error| refused(format!("delete the link with index {index}"), &error))
 }
 
-fn delete_by_child(kernel: &mut HostKernel, index: u32, deadline: Deadline) -> io::Result<bool> {
+fn delete_by_child(
+    kernel: &mut HostKernel,
+    index: u32,
+    requests: &[Request],
+    deadline: Deadline,
+) -> io::Result<bool> {
     // Subscribed before the request is made, so that the answer cannot be missed.
     let mut events = weft_netlink::Events::link_gone(index)?;
     let sender = Socket::route().map_err(io::Error::other)?;
     let keep = kernel.rules_socket().map(AsFd::as_fd);
-    let child = sys::send_from_detached_child(sender.as_fd(), keep, &link::delete(index).to_packet())?;
+    let child = sys::send_from_detached_child(sender.as_fd(), keep, &packet_of(requests))?;
     let socket = kernel.socket().map_err(io::Error::other)?;
     drop(sender);
     let until = Instant::now() + deadline.remaining().min(GONE_LIMIT);

@@ -119,20 +119,18 @@ impl Pod {
         plan: &Plan,
         deadline: Deadline,
     ) -> Result<(u32, Vec<PodRoute>), Error> {
-        let (index, announcer) = self.prepare(end, plan)?;
+        let index = self
+            .socket
+            .index_of(end.name)
+            .map_err(|error| Error::io(format!("find {} in the pod", end.name), &error))?;
+        let announcer = self.prepare(end, plan)?;
         let mut steps = Steps::default();
-        if end.ipv6 && !plan.has(false) {
-            steps.no_link_local(index);
-        }
-        for pod in plan.addresses.iter().filter(|pod| pod.address.addr().is_ipv4()) {
-            steps.address(index, pod.address, false);
-        }
+        steps.settings(index, !end.ipv6 || plan.has(false));
         if !end.down {
             steps.add(link::up(index), || format!("bring {} up", end.name));
         }
-        steps.notify_later(index);
-        for pod in plan.addresses.iter().filter(|pod| pod.address.addr().is_ipv6()) {
-            steps.address(index, pod.address, !end.enable_dad);
+        for pod in &plan.addresses {
+            steps.address(index, pod.address, pod.address.addr().is_ipv4() || !end.enable_dad);
         }
         for gateway in plan.gateways_off_link() {
             steps.gateway(index, gateway);
@@ -154,15 +152,15 @@ impl Pod {
         Ok((index, plan.routes.iter().filter(|route| !skipped.contains(route)).cloned().collect()))
     }
 
-    /// Visits the namespace: the new interface's index, settings that only /proc/sys has, a socket to announce
-    /// IPv6 addresses with.
-    fn prepare(&self, end: &PodEnd<'_>, plan: &Plan) -> Result<(u32, Option<OwnedFd>), Error> {
-        let visit = || -> Result<(u32, Option<OwnedFd>), Error> {
-            let index = nix::net::if_::if_nametoindex(end.name)
-                .map_err(|errno| Error::io(format!("find {} in the pod", end.name), &errno.into()))?;
+    /// Visits the namespace: settings that only /proc/sys has, a socket to announce IPv6 addresses with.
+    fn prepare(&self, end: &PodEnd<'_>, plan: &Plan) -> Result<Option<OwnedFd>, Error> {
+        if !end.ipv6 {
+            return Ok(None);
+        }
+        let visit = || -> Result<Option<OwnedFd>, Error> {
             set_ipv6(end, plan)?;
             let announcer = plan.has(false).then(announce::open).transpose();
-            Ok((index, announcer.map_err(|error| Error::io("open an ICMPv6 socket in the pod", &error))?))
+            announcer.map_err(|error| Error::io("open an ICMPv6 socket in the pod", &error))
         };
         self.netns
             .run_from(&self.home, visit)
@@ -195,7 +193,7 @@ impl Pod {
     fn wait_for_dad(&mut self, index: u32, deadline: Deadline) -> Result<(), Error> {
         let started = Instant::now();
         loop {
-            let addresses = addr::of_link(&mut self.socket, index)
+            let addresses = addr::of_family(&mut self.socket, index, false)
                 .map_err(|error| refused("read the pod's addresses", &error))?;
             if let Some(taken) = addresses.iter().find(|address| address.duplicate) {
                 let msg = format!("duplicate address detection: {} is in use on this network", taken.addr);
@@ -243,9 +241,6 @@ pub fn wait_until_local(
 }
 
 fn set_ipv6(end: &PodEnd<'_>, plan: &Plan) -> Result<(), Error> {
-    if !end.ipv6 {
-        return Ok(());
-    }
     let set = |name: &str, value: &str| sysctl::write(&sysctl::device("ipv6", end.name, name), value);
     // A pod must not let its neighbours choose its routes (CVE-2020-10749).
     set("accept_ra", "0")?;
@@ -278,15 +273,14 @@ impl<'a> Steps<'a> {
         self.about.push(Box::new(about));
     }
 
-    /// No IPv6 link-local address in a pod without IPv6: what comes with it is flooded to all ports of the bridge.
-    fn no_link_local(&mut self, index: u32) {
-        self.add(link::set_device(index, &[], false), || "set up the pod's interface".to_owned());
-    }
-
-    /// Gratuitous ARP whenever the link comes up again or its MAC changes. Not for this first time: the bridge port
-    /// may not forward yet, so that [`Pod::announce`] would have to say it again, to all ports.
-    fn notify_later(&mut self, index: u32) {
-        let request = link::set_device(index, &[(Ipv4Setting::ArpNotify, 1)], true);
+    /// Gratuitous ARP whenever the link comes up again or its MAC changes; and no IPv6 link-local address in a pod
+    /// without IPv6: what comes with it is flooded to all ports of the bridge.
+    ///
+    /// While the link is down the kernel tells nobody of these changes. It has no address yet either, so that it
+    /// announces none when it comes up: the bridge port may not forward then, and [`Pod::announce`] would have to
+    /// say it again, to all ports.
+    fn settings(&mut self, index: u32, link_local: bool) {
+        let request = link::set_device(index, &[(Ipv4Setting::ArpNotify, 1)], link_local);
         self.add(request, || "set up the pod's interface".to_owned());
     }
 

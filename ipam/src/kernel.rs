@@ -7,7 +7,7 @@ use weft_cni::error::{Error, code};
 use weft_netlink::link::{self, Link};
 use weft_netlink::netns::{Netns, OpenError};
 use weft_netlink::route::{self, Route};
-use weft_netlink::{Protocol, Socket, neigh, rules};
+use weft_netlink::{Protocol, Request, Socket, neigh, rules};
 
 use crate::alias::Alias;
 use crate::rebuild::{Kernel, Live};
@@ -134,11 +134,30 @@ impl Kernel for HostKernel {
 /// # Errors
 /// Code 102 if the kernel refuses.
 pub fn remove_neighbours(socket: &mut Socket, bridge: u32, addresses: &[IpAddr]) -> Result<(), Error> {
-    let requests: Vec<_> = addresses.iter().map(|ip| neigh::delete(bridge, *ip)).collect();
     let absent = |_, errno| [libc::ENOENT, libc::ENODEV, libc::ENXIO, libc::EINVAL].contains(&errno);
     socket
-        .execute_tolerating(&requests, absent)
+        .execute_tolerating(&neighbour_removals(bridge, addresses), absent)
         .map_err(|error| refused("remove the pod's neighbour entries", &error))
+}
+
+/// The requests of [`remove_neighbours`].
+pub fn neighbour_removals(bridge: u32, addresses: &[IpAddr]) -> Vec<Request> {
+    addresses.iter().map(|ip| neigh::delete(bridge, *ip)).collect()
+}
+
+/// [`remove_neighbours`] where most likely they are gone already. Looking waits for nobody (since Linux 6.17),
+/// removing for whoever deletes a link just now.
+///
+/// # Errors
+/// Code 102 if the kernel refuses.
+pub fn remove_remaining_neighbours(
+    socket: &mut Socket,
+    bridge: u32,
+    addresses: &[IpAddr],
+) -> Result<(), Error> {
+    let mut remaining = addresses.to_vec();
+    remaining.retain(|ip| !matches!(neigh::get(socket, bridge, *ip), Ok(None)));
+    remove_neighbours(socket, bridge, &remaining)
 }
 
 /// Removes the node's routes to a cluster pod over its bridge; absent ones and an absent bridge are fine.

@@ -39,7 +39,9 @@ mod tests;
 pub use attachment::{Attachment, Begun};
 pub use collect::{Collected, collect};
 pub use files::is_at;
-pub use kernel::{HostKernel, refused, remove_neighbours, remove_routes};
+pub use kernel::{
+    HostKernel, neighbour_removals, refused, remove_neighbours, remove_remaining_neighbours, remove_routes,
+};
 pub use key::{AttachmentId, Hash, Key};
 pub use rebuild::{Kernel, Live, NoKernel};
 pub use record::{Bridge, Host, Owner, Phase, Record, TakenAddress};

@@ -24,6 +24,11 @@ const BLOCKS: &str = "block";
 const READY: &str = "ready";
 const WIPED: &str = "wiped";
 
+/// From here on [`State::is_crowded`].
+const CROWD: u64 = 200;
+/// `BOGO_DIRENT_SIZE` (mm/shmem.c).
+const ENTRY_SIZE: u64 = 20;
+
 /// How long, in seconds, a look at something shared is good for. Looking costs: a netfilter socket's close waits
 /// 8–24 ms, a visit to /proc/sys/net up to 0.3 ms.
 const LOOK_AGAIN: u64 = 5;
@@ -128,6 +133,12 @@ impl State {
     /// Whether the folder is current and no subfolder of it is gone: a wipe takes them one after the other.
     pub fn is_whole(&self) -> bool {
         self.is_current().unwrap_or(true) && self.has_all_parts().unwrap_or(true)
+    }
+
+    /// Whether there are so many attachments that what grows with them is worth going round. By the size of a
+    /// folder: a tmpfs counts 20 bytes an entry. Other file systems count blocks, which makes it true.
+    pub fn is_crowded(&self) -> bool {
+        fs::metadata(self.at("owner")).is_ok_and(|folder| folder.size() > CROWD * ENTRY_SIZE)
     }
 
     /// Tries whether an ADD could write its files, by one without a name that is gone again at once.

@@ -91,12 +91,21 @@ pub fn all(socket: &mut Socket) -> Result<Vec<Address>> {
 
 /// `ip address show dev …`.
 pub fn of_link(socket: &mut Socket, link: u32) -> Result<Vec<Address>> {
+    let mut list = of_family(socket, link, true)?;
+    list.extend(of_family(socket, link, false)?);
+    Ok(list)
+}
+
+/// `ip -4 address show dev …`, or with `-6`.
+pub fn of_family(socket: &mut Socket, link: u32, ipv4: bool) -> Result<Vec<Address>> {
     let mut message = AddressMessage::default();
+    message.header.family = family(ipv4);
     message.header.index = link;
     let request = Request::new(RTM_GETADDR, &message, 0);
     let list = socket.dump(&request, |(kind, body)| Ok(parse(kind, body)))?;
-    // Kernels without strict checking ignore the filter.
-    Ok(list.into_iter().filter(|address| address.link == link).collect())
+    // Kernels without strict checking ignore the index, those without IPv6 the family.
+    let wanted = |address: &Address| address.link == link && address.addr.is_ipv4() == ipv4;
+    Ok(list.into_iter().filter(wanted).collect())
 }
 
 fn parse(kind: u16, body: &[u8]) -> Option<Address> {
@@ -113,7 +122,7 @@ fn parse(kind: u16, body: &[u8]) -> Option<Address> {
 
 fn message(link: u32, addr: IpAddr, prefix_len: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.family = family(addr.is_ipv4());
     message.header.prefix_len = prefix_len;
     message.header.index = link;
     message.header.scope = match addr {
@@ -123,4 +132,8 @@ fn message(link: u32, addr: IpAddr, prefix_len: u8) -> AddressMessage {
     };
     message.attributes = vec![AddressAttribute::Local(addr), AddressAttribute::Address(addr)];
     message
+}
+
+fn family(ipv4: bool) -> AddressFamily {
+    if ipv4 { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }

@@ -19,4 +19,4 @@ pub mod sys;
 
 pub use error::{Error, Result};
 pub use events::Events;
-pub use socket::{Protocol, Request, Socket};
+pub use socket::{Protocol, Request, Socket, packet_of};

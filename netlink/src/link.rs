@@ -46,6 +46,8 @@ const HEADER_LEN: usize = 16;
 const OPERATIONAL: [u8; 2] = [0, 6];
 /// `RTNLGRP_LINK`: the multicast group that hears of every link that comes, changes or goes.
 pub const RTNLGRP_LINK: i32 = 1;
+/// For each direction.
+const ONE_QUEUE: [LinkAttribute; 2] = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
 /// `IFLA_INET_CONF` inside `IFLA_AF_SPEC`/`AF_INET`.
 const IFLA_INET_CONF: u16 = 1;
 
@@ -235,7 +237,10 @@ pub struct NewVeth<'a> {
     pub master: Option<u32>,
 }
 
-/// `ip link add HOST type veth peer name POD netns …`, both ends down.
+/// `ip link add HOST numtxqueues 1 numrxqueues 1 type veth peer name POD … netns …`, both ends down.
+///
+/// One queue an end: the kernel would make one for each possible CPU, with its memory and its objects under /sys,
+/// and a veth without XDP uses none but the first.
 ///
 /// The kernel refuses a peer that is up and ignores alias and port flags here: they follow in
 /// [`configure_host_end`].
@@ -245,6 +250,7 @@ pub fn create_veth(veth: &NewVeth<'_>) -> Request {
         LinkAttribute::Address(veth.pod_mac.0.to_vec()),
         LinkAttribute::NetNsFd(veth.pod_netns.as_raw_fd()),
     ];
+    peer.extend(ONE_QUEUE);
     peer.extend(veth.mtu.map(LinkAttribute::Mtu));
     let data = InfoData::Veth(InfoVeth::Peer(message(0, peer)));
     let mut attributes = vec![
@@ -252,6 +258,7 @@ pub fn create_veth(veth: &NewVeth<'_>) -> Request {
         LinkAttribute::Address(veth.host_mac.0.to_vec()),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]),
     ];
+    attributes.extend(ONE_QUEUE);
     attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
     attributes.extend(veth.master.map(LinkAttribute::Controller));
     new_link(message(0, attributes), NLM_F_CREATE | NLM_F_EXCL)

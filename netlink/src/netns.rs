@@ -12,7 +12,7 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use crate::sys;
 
-/// The namespace of the calling thread. `/proc/self/ns/net` would be the main thread's.
+/// The namespace of the calling thread, where a socket does not tell. `/proc/self/ns/net` would be the main thread's.
 const OWN: &str = "/proc/thread-self/ns/net";
 
 /// An open network namespace.
@@ -47,9 +47,14 @@ impl Netns {
         Ok(Self { file })
     }
 
-    /// The calling thread's own namespace.
+    /// The calling thread's own namespace. By a socket of it: the way through /proc makes the kernel set up its
+    /// files about this process, and take them down again at its end.
     pub fn own() -> io::Result<Self> {
-        Ok(Self { file: File::open(OWN)? })
+        let probe = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        match sys::namespace_of(probe.as_fd()) {
+            Ok(own) => Ok(Self { file: own.into() }),
+            Err(_) => Ok(Self { file: File::open(OWN)? }),
+        }
     }
 
     /// Whether both are the same namespace, by device and inode. Only right while both are held open, because

@@ -64,13 +64,13 @@ impl Request {
     }
 }
 
-impl Request {
-    /// The request as a whole packet with an acknowledgement asked for, for a process that cannot use [`Socket`].
-    pub fn to_packet(&self) -> Vec<u8> {
-        let mut packet = Vec::with_capacity(HEADER_LEN + self.payload.len());
-        append_message(&mut packet, self, NLM_F_REQUEST | NLM_F_ACK, 1);
-        packet
+/// Requests as one packet with acknowledgements asked for, for a process that cannot use [`Socket`].
+pub fn packet_of<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Vec<u8> {
+    let mut packet = Vec::with_capacity(256);
+    for request in requests {
+        append_message(&mut packet, request, NLM_F_REQUEST | NLM_F_ACK, 1);
     }
+    packet
 }
 
 /// An answer that is no acknowledgement: its type and the bytes behind the header.
@@ -93,6 +93,11 @@ impl Socket {
     /// Opens a route socket in the calling thread's network namespace.
     pub fn route() -> Result<Self> {
         Self::open(Protocol::Route)
+    }
+
+    /// The index of an interface that exists in this socket's namespace.
+    pub fn index_of(&self, name: &str) -> io::Result<u32> {
+        sys::interface_index(self.fd.as_fd(), name).map(i32::cast_unsigned)
     }
 
     /// Sends all `requests` in one `send` and waits until the kernel has dealt with each.

@@ -1,12 +1,12 @@
 //! The system calls that have no safe wrapper in our dependencies. The only unsafe code of this crate.
-#![expect(unsafe_code, reason = "setsockopt and getsockopt with Linux-only options")]
+#![expect(unsafe_code, reason = "options and requests of Linux alone")]
 #![expect(
     clippy::cast_possible_truncation,
     reason = "sizes of a few bytes, and BPF codes, which are 16 bits wide"
 )]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Sets an integer socket option (setsockopt(2)).
 pub fn set_option(fd: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
@@ -41,6 +41,36 @@ pub fn namespace_type(fd: BorrowedFd<'_>) -> Option<i32> {
     // SAFETY: the request takes no argument.
     let kind = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) };
     (kind >= 0).then_some(kind)
+}
+
+/// The network namespace that a socket belongs to (`SIOCGSKNS`, Linux 4.10).
+pub fn namespace_of(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// `SIOCGSKNS` (include/uapi/linux/sockios.h).
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: the request takes no argument.
+    let own = unsafe { libc::ioctl(fd.as_raw_fd(), SIOCGSKNS) };
+    if own < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor (close-on-exec), and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(own) })
+}
+
+/// The index of an interface in the network namespace that a socket belongs to (`SIOCGIFINDEX`). Where there is
+/// none the kernel looks for a module of that name, by a program it starts: only for one that is known to exist.
+pub fn interface_index(fd: BorrowedFd<'_>, name: &str) -> io::Result<i32> {
+    // SAFETY: a structure of integers and arrays of them, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte stays 0.
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the request reads the name in `request` and writes the index there.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFINDEX as libc::Ioctl, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: this request fills in that member.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex })
 }
 
 /// Limits the multicast messages a socket receives to those of `message_type` about interface `ifindex`

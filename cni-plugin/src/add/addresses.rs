@@ -105,7 +105,7 @@ impl Job<'_, '_> {
         self.notes
             .push(format!("put {address} aside: {holder} has it in the kernel, though no record says so"));
         if let Some(host) = link::host_end_by_name(self.kernel.socket()?, self.attachment.id())? {
-            link::delete(&mut self.kernel, host.index, self.deadline)?;
+            link::delete(&mut self.kernel, host.index, Vec::new(), self.deadline)?;
         }
         self.unclaim(record, Some(address))?;
         self.attachment.release_all(Some(record))?;

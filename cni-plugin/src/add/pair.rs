@@ -75,7 +75,7 @@ impl Job<'_, '_> {
         {
             // The name is this attachment's own: a killed ADD whose record was wiped left it.
             self.notes.push(format!("removed the left-over link {host_name}"));
-            link::delete(&mut self.kernel, left_over.index, self.deadline)?;
+            link::delete(&mut self.kernel, left_over.index, Vec::new(), self.deadline)?;
             outcome = link::make(self.kernel.socket()?, &pair, Vec::new());
         }
         match (outcome, bridge) {

@@ -12,7 +12,7 @@ use weft_netlink::addr::{self, NewAddress};
 use weft_netlink::link::{self, Ipv4Setting, Mac, NewVeth, PortFlags};
 use weft_netlink::netns::Netns;
 use weft_netlink::route::{self, Route};
-use weft_netlink::{Events, Socket, neigh};
+use weft_netlink::{Events, Socket, neigh, packet_of};
 
 use crate::chain::{Attachment, Done, IFNAME};
 use crate::{Outcome, process, sys};
@@ -163,7 +163,7 @@ pub fn del(words: &[String]) -> Outcome<()> {
     let index = link::by_name(&mut host, task.host_name)?.ok_or("the host end is gone")?.index;
     let mut events = Events::link_gone(index)?;
     let sender = Socket::route()?;
-    sys::send_from_detached_child(sender.as_fd(), &link::delete(index).to_packet())?;
+    sys::send_from_detached_child(sender.as_fd(), &packet_of([&link::delete(index)]))?;
     drop(sender);
     if !events.wait(GONE_LIMIT)? {
         return Err("nothing was heard of the deletion".into());
