@@ -3,11 +3,13 @@
 //! The state machine never awaits: it emits [`StoreRequest`]s and is handed [`StoreReply`]s and, from
 //! [`Store::follow`], a stream of [`WatchInput`]s. Keys are without the store's prefix, as `n/a`.
 
+mod check;
 mod error;
-pub mod etcd;
+// pub mod etcd;
 pub mod file;
 mod key;
 pub mod model;
+mod position;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -198,6 +200,9 @@ pub enum Op {
     KeepSession(Session),
     /// Ends the session and deletes its key. Answer: [`Reply::Done`], also when there is none.
     EndSession,
+    /// The follower forgets how far it has come: the next of its reports is a [`WatchInput::Snapshot`]. For one who found
+    /// a rewritten store that the revision did not show. Answer: [`Reply::Done`], before the snapshot.
+    Relist,
 }
 
 /// See [`Op::KeepSession`].
@@ -227,7 +232,7 @@ pub enum Reply {
     Listing(Listing),
     /// To [`Op::Txn`] and [`Op::KeepSession`].
     Txn(TxnOutcome),
-    /// To [`Op::EndSession`].
+    /// To [`Op::EndSession`] and [`Op::Relist`].
     Done,
 }
 
