@@ -5,7 +5,7 @@
 
 mod check;
 mod error;
-// pub mod etcd;
+pub mod etcd;
 pub mod file;
 mod key;
 pub mod model;
@@ -159,7 +159,7 @@ pub enum WatchInput {
     Snapshot(Listing),
     /// In the order they happened; an event is never reported twice by one `follow`.
     Events {
-        /// The last revision among them.
+        /// The last revision among them: where to [`Resume`].
         revision: i64,
         /// At least one.
         events: Vec<WatchEvent>,
@@ -254,7 +254,8 @@ pub struct StoreReply {
     pub result: Result<Reply, StoreError>,
 }
 
-/// Where a snapshot of an earlier run ended, so that only what came after it is fetched.
+/// Where a snapshot of an earlier run ended, so that only what came after it is fetched: the `revision` of the last
+/// [`WatchInput::Snapshot`] or [`WatchInput::Events`]. Events of that revision itself may be reported once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// The snapshot's revision.

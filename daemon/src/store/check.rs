@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Op, StoreError, Txn, Write, check_key};
+use super::{Expect, Op, StoreError, Txn, Write, check_key};
 
 /// etcd's default for the compares, and for the operations of one transaction.
 pub const MAX_TXN_OPS: usize = 128;
@@ -34,6 +34,9 @@ fn check_txn(txn: &Txn) -> Result<(), StoreError> {
         .chain(txn.on_conflict_read.iter().map(String::as_str))
         .try_for_each(check)?;
 
+    if let Some(compare) = txn.compares.iter().find(|compare| matches!(compare.expect, Expect::ModRevision(..1))) {
+        return refuse(format!("a transaction compares {} with no revision: what must be absent is said so", compare.key));
+    }
     let longest = txn.compares.len().max(txn.writes.len()).max(txn.on_conflict_read.len());
     if longest > MAX_TXN_OPS {
         return refuse(format!("a transaction of {longest} operations: the store takes at most {MAX_TXN_OPS}"));

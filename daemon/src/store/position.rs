@@ -34,7 +34,8 @@ impl Position {
     /// Where a follower begins that may have a snapshot of an earlier run.
     pub fn new(resume: Option<Resume>) -> Self {
         let Some(Resume { revision, cluster }) = resume else { return Self::default() };
-        Self { cluster: Some(cluster), seen: revision, complete: Some(revision), ..Self::default() }
+        // The events of that revision itself come once more: the earlier run may have had only some of them.
+        Self { cluster: Some(cluster), seen: revision, complete: Some(revision - 1), ..Self::default() }
     }
 
     /// A connection stands. `revision` must come from a linearizable read of this connection, as a member
@@ -51,6 +52,11 @@ impl Position {
         self.cluster = Some(cluster);
         self.seen = self.seen.max(revision);
         inputs
+    }
+
+    /// The identity of the store, 0 before the first connection.
+    pub fn cluster(&self) -> u64 {
+        self.cluster.unwrap_or_default()
     }
 
     /// How to go on.
@@ -87,6 +93,12 @@ impl Position {
         let complete = self.complete.as_mut()?;
         *complete = (*complete).max(revision);
         self.seen = self.seen.max(revision);
+        Some(WatchInput::Events { revision, events: vec![WatchEvent::Progress { revision }] })
+    }
+
+    /// The store lives, which says nothing about what it has sent.
+    pub fn alive(&self) -> Option<WatchInput> {
+        let revision = self.complete?;
         Some(WatchInput::Events { revision, events: vec![WatchEvent::Progress { revision }] })
     }
 
@@ -150,7 +162,7 @@ mod tests {
     fn a_cached_snapshot_is_continued_unless_its_store_is_another_or_older() {
         let resume = Some(Resume { revision: 8, cluster: 7 });
         let (position, inputs) = connected_at(10, resume);
-        assert_eq!((position.start(), inputs.len()), (Start::Watch { from: 9 }, 1));
+        assert_eq!((position.start(), inputs.len()), (Start::Watch { from: 8 }, 1));
 
         let (position, inputs) = connected_at(7, resume);
         assert_eq!(position.start(), Start::List);
@@ -171,6 +183,7 @@ mod tests {
     #[test]
     fn a_revision_reported_in_part_is_asked_for_again_and_its_known_events_are_skipped() {
         let (mut position, _) = connected_at(10, Some(Resume { revision: 10, cluster: 7 }));
+        assert_eq!(position.start(), Start::Watch { from: 10 });
         position.events(vec![put("n/a", 11), put("n/a", 12)]);
         assert_eq!(position.start(), Start::Watch { from: 12 });
         let more = position.events(vec![put("n/a", 12), put("n/b", 12)]);

@@ -158,7 +158,7 @@ impl Data {
 
     /// The events from this revision on.
     pub fn events_from(&self, from: i64) -> Result<Vec<WatchEvent>, StoreError> {
-        if from <= self.compacted {
+        if from < self.compacted {
             return Err(StoreError::Compacted { oldest: self.compacted });
         }
         let first = self.history.partition_point(|event| revision_of(event) < from);
