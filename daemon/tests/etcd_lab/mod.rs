@@ -8,14 +8,14 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use weftd::store::etcd::{Conf, Endpoint, Etcd, Timing};
-use weftd::store::{Op, Reply, Store, StoreError};
+use weftd::store::{Op, Store};
 
 /// How long a state is waited for on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -142,18 +142,9 @@ impl Cluster {
     pub fn wait_until_it_answers(&self) {
         let runtime = runtime();
         let store = Etcd::new(self.conf());
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let answer: Result<Reply, StoreError> = runtime.block_on(store.call(Op::Read(Vec::new())));
-            match answer {
-                Ok(_) => return,
-                Err(error) if Instant::now() < end => {
-                    runtime.block_on(tokio::time::sleep(Duration::from_millis(50)));
-                    drop(error);
-                }
-                Err(error) => panic!("{error}\n{}", fs::read_to_string(self.log_path(0)).unwrap()),
-            }
-        }
+        netns_tests::wait_until("etcd answers", PATIENCE, || {
+            runtime.block_on(store.call(Op::Read(Vec::new()))).is_ok()
+        });
     }
 
     fn log_path(&self, index: usize) -> PathBuf {
