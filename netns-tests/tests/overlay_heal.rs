@@ -197,6 +197,32 @@ fn routes_come_back_with_their_link() {
     wait_until("the routes to be back", SOON, || routes() == before);
 }
 
+/// Another MTU, another address of the underlay: noticed at once, all that depends on it follows.
+#[test]
+fn the_underlay_is_followed() {
+    if !require() {
+        return;
+    }
+    let world = world(lab!(), VXLAN);
+    let member = &world.members[0];
+    let link = member.last().unwrap().underlay[0].link.clone();
+    let device = || String::from_utf8_lossy(&member.node.run(["ip", "-d", "link", "show", "weft-vx"]).stdout).into_owned();
+    member.node.run(["ip", "link", "set", &link, "mtu", "1400"]);
+    wait_until("the pods' MTU to follow", SOON, || member.last().is_some_and(|report| report.pod_mtu == Some(1350)));
+    member.settled();
+    assert!(device().contains("mtu 1350"), "{}", device());
+    let route = member.node.run(["ip", "route", "show", "10.1.2.0/26"]);
+    assert!(String::from_utf8_lossy(&route.stdout).contains("mtu 1350"));
+    // Behind NAT from now on: no link has the published address, the default route leads out.
+    member.node.run(["ip", "address", "add", "192.0.2.77/24", "dev", &link]);
+    member.node.run(["ip", "address", "del", "192.0.2.1/24", "dev", &link]);
+    member.node.run(["ip", "route", "replace", "default", "via", "192.0.2.254"]);
+    wait_until("the source to go", SOON, || {
+        member.last().is_some_and(|report| report.in_sync && report.underlay[0].source.is_none())
+    });
+    assert!(!device().contains("local 192.0.2.1"), "{}", device());
+}
+
 /// D4: whoever keeps deleting is answered ever more seldom, costs next to nothing, and is named.
 #[test]
 fn a_persistent_deleter_is_named_and_costs_little() {

@@ -264,9 +264,8 @@ impl Reconciler {
         for Failure { key, text, overtaken } in outcome.failed {
             tracing::warn!(object = %key, "{text}");
             self.overtaken |= overtaken;
-            match overtaken {
-                true => self.backoff.lost(&key, None, now),
-                false => self.backoff.refused(&key, now),
+            if !overtaken {
+                self.backoff.refused(&key, now);
             }
             self.failures.insert(key, text);
             // What we believe of the kernel may be wrong.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use netns_tests::{Inside, Lab, Node, Pod, wait_until};
+use netns_tests::{Inside, Lab, Node, Pod, wait_for, wait_until};
 use weft_cni::ip::{IfAddr, Subnet};
 use weft_netlink::link::Mac;
 use weft_overlay::wanted::{Backend, Direct, Peer, ThisNode, Wanted};
@@ -189,13 +189,8 @@ impl Member {
 
     /// Waits until all is as it should be.
     pub fn settled(&self) -> PlaneReport {
-        let in_sync = || self.last().filter(|report| report.in_sync);
-        let end = std::time::Instant::now() + SOON;
-        while in_sync().is_none() && std::time::Instant::now() < end {
-            std::thread::yield_now();
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
-        in_sync().unwrap_or_else(|| panic!("{} is not in sync: {:?}", self.node.name(), self.last()))
+        let what = format!("the data plane of {} to be in sync", self.node.name());
+        wait_for(&what, SOON, || self.last().filter(|report| report.in_sync))
     }
 
     pub fn last(&self) -> Option<PlaneReport> {
