@@ -151,7 +151,7 @@ fn a_flood_is_told_as_lost_and_the_stream_goes_on() {
 }
 
 #[test]
-fn each_transaction_is_heard_of_with_its_process() {
+fn each_transaction_is_heard_of_with_its_thread() {
     in_fresh_namespace(|| {
         let mut stream = EventStream::nftables().unwrap();
         let socket = &mut Socket::open(Protocol::Netfilter).unwrap();
@@ -163,7 +163,8 @@ fn each_transaction_is_heard_of_with_its_process() {
         }
         let mut commits = Vec::new();
         stream.drain(|event| commits.extend(nft::parse_event(event.kind, event.body))).unwrap();
-        let own = std::process::id();
+        let own = std::fs::read_link("/proc/thread-self").unwrap();
+        let own: u32 = own.file_name().unwrap().to_str().unwrap().parse().unwrap();
         assert_eq!(commits.iter().map(|commit| commit.process).collect::<Vec<_>>(), [own, own]);
         assert_eq!(nft::generation(socket).unwrap(), commits.last().unwrap().generation);
     });
