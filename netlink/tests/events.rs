@@ -76,7 +76,8 @@ fn only_own_and_default_routes_are_heard_of_with_the_one_who_did_it() {
         socket.execute(&all).unwrap();
         socket.execute(&[route::delete(&own)]).unwrap();
         let port = socket.port_id().unwrap();
-        let expected = [(87, 16, true, port), (4, 0, true, port), (87, 16, true, port), (87, 16, false, port)];
+        let expected =
+            [(87, 16, true, port), (4, 0, true, port), (87, 16, true, port), (87, 16, false, port)];
         assert_eq!(routes_heard(&mut stream), expected);
         assert_eq!(route::own(socket, false).unwrap().len(), 1);
         assert!(route::all(socket, false).unwrap().iter().all(|route| !route.unreachable));
@@ -94,10 +95,14 @@ fn neighbours_and_forwarding_entries_are_heard_of_the_links_that_are_followed() 
         let entry = |link| fdb::Entry { link, mac: MAC, remote: ip("192.0.2.9") };
         let neighbour = |link| Permanent { link, ip: ip("10.1.0.9"), mac: MAC };
         for link in [ours, other] {
-            socket.execute(&[neigh::replace_permanent(&neighbour(link)), fdb::replace(&entry(link))]).unwrap();
+            socket
+                .execute(&[neigh::replace_permanent(&neighbour(link)), fdb::replace(&entry(link))])
+                .unwrap();
         }
         let moved = fdb::Entry { remote: ip("192.0.2.10"), ..entry(ours) };
-        socket.execute(&[fdb::replace(&moved), fdb::delete(&moved), neigh::delete(ours, ip("10.1.0.9"))]).unwrap();
+        socket
+            .execute(&[fdb::replace(&moved), fdb::delete(&moved), neigh::delete(ours, ip("10.1.0.9"))])
+            .unwrap();
         let (mut entries, mut neighbours) = (Vec::new(), Vec::new());
         stream
             .drain(|event| {
@@ -125,7 +130,8 @@ fn each_request_of_a_batch_has_its_own_outcome() {
         let good = Route::on_link(ip("10.1.0.0"), 16, link);
         let bad = Route::on_link(ip("10.2.0.0"), 16, link + 77);
         let outcomes = socket.execute_each(&[&good, &bad, &good].map(route::add)).unwrap();
-        let errors: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().map_err(|error| error.errno)).collect();
+        let errors: Vec<_> =
+            outcomes.iter().map(|outcome| outcome.as_ref().map_err(|error| error.errno)).collect();
         assert_eq!(errors, [Ok(&()), Err(libc::ENODEV), Err(libc::EEXIST)]);
         assert!(socket.execute_each(&[]).unwrap().is_empty());
     });
@@ -139,7 +145,8 @@ fn a_flood_is_told_as_lost_and_the_stream_goes_on() {
         let link = bridge(socket, "br0");
         let mut stream = EventStream::route().unwrap();
         let one = Route::on_link(ip("10.1.0.0"), 16, link);
-        let both: Vec<Request> = [route::add(&one), route::delete(&one)].into_iter().cycle().take(500).collect();
+        let both: Vec<Request> =
+            [route::add(&one), route::delete(&one)].into_iter().cycle().take(500).collect();
         for _ in 0..200 {
             socket.execute(&both).unwrap();
         }

@@ -207,7 +207,9 @@ fn culprit(port_id: u32) -> Culprit {
     };
     match port_id {
         0 => Culprit::Unknown,
-        id if id < 1 << 22 => Culprit::Process(name(id).unwrap_or_else(|| format!("process {id}, which has ended"))),
+        id if id < 1 << 22 => {
+            Culprit::Process(name(id).unwrap_or_else(|| format!("process {id}, which has ended")))
+        }
         _ => Culprit::Process("a process that the kernel does not name".to_owned()),
     }
 }

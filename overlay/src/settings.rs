@@ -45,7 +45,10 @@ fn ensure(root: &Path, name: &str, value: &str) -> Option<Failure> {
     let path: PathBuf = root.join(name);
     let error = fs::write(&path, value).err()?;
     let hints = [
-        (io::ErrorKind::ReadOnlyFilesystem, ": mount the host's /proc/sys/net writable elsewhere and name that root"),
+        (
+            io::ErrorKind::ReadOnlyFilesystem,
+            ": mount the host's /proc/sys/net writable elsewhere and name that root",
+        ),
         (io::ErrorKind::NotFound, ": the kernel lacks it, or the sysctl root is wrong"),
     ];
     let hint = hints.into_iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, hint)| hint);
