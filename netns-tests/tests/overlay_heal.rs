@@ -124,7 +124,9 @@ fn heals(member: &Member, what: &str, harm: &[&str]) {
 
 /// What is ours, without indexes, counters and handles.
 fn comparable(node: &Node) -> BTreeMap<&'static str, String> {
-    let commands: [(&str, &[&str]); 6] = [
+    let device = "cd /sys/class/net/weft-vx && cat mtu address flags || echo none";
+    let commands: [(&str, &[&str]); 7] = [
+        ("device", &["sh", "-c", device]),
         ("addresses", &["ip", "-br", "address", "show", "to", "10.1.0.0/16"]),
         ("routes", &["ip", "route", "show", "proto", "87"]),
         ("routes6", &["ip", "-6", "route", "show", "proto", "87"]),
@@ -187,11 +189,16 @@ fn what_others_delete_comes_back() {
     heals(member, "the device of the node address", &["ip", "link", "del", "weft-node"]);
     heals(member, "a device that is down", &["ip", "link", "set", "weft-vx", "down"]);
     heals(member, "another MTU", &["ip", "link", "set", "weft-vx", "mtu", "1300"]);
+    heals(member, "another MAC", &["ip", "link", "set", "weft-vx", "address", "02:00:00:00:00:99"]);
     heals(member, "all packet rules", &["nft", "flush", "ruleset"]);
     heals(member, "one rule", &["nft", "flush", "chain", "inet", "weft", "cluster-forward"]);
     heals(member, "the elements of a set", &["nft", "flush", "set", "inet", "weft", "cluster4"]);
     let report = member.settled();
-    assert!(report.healed >= 11, "{report:?}");
+    assert!(report.healed >= 12, "{report:?}");
+    // Nobody tells when a setting changes; the next look at everything sees it.
+    member.node.set_sysctl("net.ipv4.ip_forward", "0");
+    member.resync();
+    wait_until("forwarding to be on again", SOON, || member.node.sysctl("net.ipv4.ip_forward") == "1");
     assert!(report.failures.is_empty(), "{report:?}");
 }
 
