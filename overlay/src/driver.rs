@@ -21,8 +21,10 @@ const RESYNC: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(10);
 /// but no longer than this.
 const BOUND: Duration = Duration::from_millis(100);
-/// Passes that follow each other at once; more means that somebody works against us, and the pauses take over.
+/// Passes that follow each other at once; more means that somebody works against us.
 const FOLLOW_UPS: u32 = 3;
+/// After so many it is tried again this much later.
+const BREATH: Duration = Duration::from_secs(1);
 
 /// What the data plane needs to know of where it runs.
 #[derive(Clone, Debug)]
@@ -32,6 +34,16 @@ pub struct Setup {
 }
 
 /// The running data plane. Dropping it stops the thread and leaves the kernel as it is.
+///
+/// ```no_run
+/// # use std::sync::{Arc, mpsc};
+/// # fn wanted() -> weft_overlay::wanted::Wanted { unimplemented!() }
+/// let (report, reports) = mpsc::channel();
+/// let plane = weft_overlay::DataPlane::start(Default::default(), move |new| drop(report.send(new)))?;
+/// let order = plane.want(Arc::new(wanted()));
+/// let done = reports.iter().find(|report| report.order >= order && report.in_sync);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct DataPlane {
     shared: Arc<Shared>,
@@ -47,6 +59,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inbox {
     wanted: Option<Arc<Wanted>>,
+    orders: u64,
     resync: bool,
     stop: bool,
 }
@@ -81,9 +94,14 @@ impl DataPlane {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// What the kernel should have from now on. Only the newest order counts.
-    pub fn want(&self, wanted: Arc<Wanted>) {
-        self.shared.tell(|inbox| inbox.wanted = Some(wanted));
+    /// What the kernel should have from now on. Only the newest order counts. Returns its number: a report of
+    /// that number (see [`PlaneReport::order`]) follows, also if nothing had to be changed.
+    pub fn want(&self, wanted: Arc<Wanted>) -> u64 {
+        self.shared.tell(|inbox| {
+            inbox.wanted = Some(wanted);
+            inbox.orders += 1;
+            inbox.orders
+        })
     }
 
     /// Reads everything again, settings too, and mends it.
@@ -123,15 +141,20 @@ impl Drop for DataPlane {
 }
 
 impl Shared {
-    fn tell(&self, change: impl FnOnce(&mut Inbox)) {
-        change(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+    fn tell<T>(&self, change: impl FnOnce(&mut Inbox) -> T) -> T {
+        let told = change(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
         // Full is as good as written: the thread wakes.
         let _ = self.wake.write(1);
+        told
     }
 
     fn take(&self) -> Inbox {
         let _ = self.wake.read();
-        std::mem::take(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let orders = inbox.orders;
+        let taken = std::mem::take(&mut *inbox);
+        inbox.orders = orders;
+        taken
     }
 }
 
@@ -163,7 +186,8 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
         loop {
             let now = Instant::now();
             let retry = self.reconciler.next(now);
-            let until = [debounce.due, retry, Some(resync_at)].into_iter().flatten().min().unwrap_or(resync_at);
+            let until =
+                [debounce.due, retry, Some(resync_at)].into_iter().flatten().min().unwrap_or(resync_at);
             self.wait(until.saturating_duration_since(now));
             let inbox = self.shared.take();
             if inbox.stop {
@@ -179,20 +203,25 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
                 debounce.note(now);
             }
             if let Some(wanted) = inbox.wanted {
-                self.reconciler.want(wanted);
+                self.reconciler.want(wanted, inbox.orders);
                 debounce.due = Some(now);
             }
             let retry_is_due = retry.is_some_and(|at| now >= at);
             if retry_is_due || debounce.due.is_some_and(|due| now >= due) {
                 debounce = Debounce::default();
-                self.passes();
+                if !self.passes() {
+                    debounce.due = Some(Instant::now() + BREATH);
+                }
             }
         }
     }
 
-    fn passes(&mut self) {
+    /// Says whether it came to an end.
+    fn passes(&mut self) -> bool {
+        let mut more = true;
         for _ in 0..FOLLOW_UPS {
-            if !self.reconciler.pass(Instant::now()) {
+            more = self.reconciler.pass(Instant::now());
+            if !more {
                 break;
             }
             self.reconciler.hear(Instant::now());
@@ -202,6 +231,7 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
             self.last = Some(report.clone());
             (self.report)(report);
         }
+        !more
     }
 
     /// Until an event comes or the time is over.
