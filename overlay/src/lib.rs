@@ -1,6 +1,6 @@
-//! How pods of one node reach pods of another: plain routes, VXLAN or WireGuard.
+//! How pods of one node reach pods of another: plain routes or VXLAN.
 //!
-//! **The backends themselves are not built yet.** This version of Weft networks the pods of one node; nothing here
-//! sends a packet, sets a route or reads a key. What there is, [`mtu`], is what all three backends will share.
+//! [`Wanted`](wanted::Wanted) comes from the cluster's machine.
 
 pub mod mtu;
+pub mod wanted;
