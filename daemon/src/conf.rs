@@ -15,10 +15,14 @@ use std::fmt;
 use std::path::PathBuf;
 
 use weft_cni::ip::{IfAddr, Subnet};
+use weft_overlay::wanted::Direct;
+
+use crate::cluster::Asked;
 
 pub use host::{HostFacts, HostNetwork, overlaps};
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Layers, Origin};
+pub use read::read_changes;
 pub use suggest::nearest;
 
 /// Where the file is unless somebody says otherwise.
@@ -123,10 +127,35 @@ pub struct Conf {
     pub underlay: UnderlayConf,
     /// What to do about a firewall of somebody else's that drops forwarded packets.
     pub foreign_forward: ForeignForward,
+    /// Whether a node that boots while the store is away gives addresses from what it knew before.
+    pub offline_boot: bool,
     /// Identity, key and cached snapshot live here.
     pub data_dir: PathBuf,
     /// Where the kernel's settings are writable: containers see `/proc/sys` read-only.
     pub sysctl_root: PathBuf,
+}
+
+impl Conf {
+    /// What this node's own file says about the cluster; `None` if nothing: it obeys.
+    pub fn asked(&self) -> Option<Asked> {
+        let asked = asked(&self.network, &self.vxlan);
+        (asked != Asked::default()).then_some(asked)
+    }
+}
+
+fn asked(network: &NetworkConf, vxlan: &VxlanConf) -> Asked {
+    Asked {
+        cidrs: network.cidrs.clone(),
+        block_size_v4: network.block_size_v4,
+        block_size_v6: network.block_size_v6,
+        vxlan: network.backend.map(|backend| backend == BackendKind::Vxlan),
+        vni: vxlan.vni,
+        port: vxlan.port,
+        direct: network.direct,
+        masquerade: network.masquerade,
+        no_masquerade: network.no_masquerade.clone(),
+        reissue_after: network.reissue_after,
+    }
 }
 
 /// `[store]`.
@@ -173,13 +202,15 @@ pub struct NetworkConf {
     /// How nodes are joined.
     pub backend: Option<BackendKind>,
     /// Whether nodes of one subnet use plain routes.
-    pub direct: Option<DirectKind>,
+    pub direct: Option<Direct>,
     /// The pods' MTU in bytes, if the detected one is wrong.
     pub mtu: Option<u32>,
     /// Whether pods reach the outside under the node's address.
     pub masquerade: Option<bool>,
     /// Destinations that see the pods' own addresses all the same.
     pub no_masquerade: Option<Vec<Subnet>>,
+    /// Seconds after which blocks of a removed node that never answered are given to others.
+    pub reissue_after: Option<u64>,
 }
 
 /// How pods are joined to their node.
@@ -208,35 +239,6 @@ pub enum BackendKind {
     Routes,
     /// VXLAN.
     Vxlan,
-}
-
-impl BackendKind {
-    /// As in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Routes => "routes",
-            Self::Vxlan => "vxlan",
-        }
-    }
-}
-
-/// `direct`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DirectKind {
-    /// Everything goes through the backend.
-    Never,
-    /// Nodes of one subnet use plain routes.
-    SameSubnet,
-}
-
-impl DirectKind {
-    /// As in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Never => "never",
-            Self::SameSubnet => "same-subnet",
-        }
-    }
 }
 
 /// `[vxlan]`.

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use nix::unistd::geteuid;
 use serde::Serialize;
 
-use crate::{Output, Verdict};
+use crate::cli::Output;
+use crate::command::Verdict;
 
 pub const HELP: &str = "\
 STATE is what is written down:

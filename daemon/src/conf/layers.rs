@@ -8,6 +8,9 @@ use super::keys::{KEYS, Key, Kind};
 use super::suggest::nearest;
 use super::Invalid;
 
+/// The field of a problem with the file as a whole.
+const FILE: &str = "(file)";
+
 /// Where a value was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -37,7 +40,7 @@ impl Layers {
     pub fn file(mut self, text: &str) -> Self {
         match text.parse::<Table>() {
             Ok(table) => self.take_table("", table),
-            Err(error) => self.problems.push(Invalid::new("(file)", error.to_string().trim_end().to_owned())),
+            Err(error) => self.problems.push(Invalid::new(FILE, error.to_string().trim_end().to_owned())),
         }
         self
     }
@@ -64,6 +67,11 @@ impl Layers {
     /// What is wrong so far.
     pub(super) fn problems(&self) -> &[Invalid] {
         &self.problems
+    }
+
+    /// Whether the file is no TOML at all.
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.problems.iter().any(|problem| problem.field == FILE)
     }
 
     /// How a key is called in a problem.

@@ -49,8 +49,8 @@ pub fn load(given: &Given, on_this_host: bool) -> Result<Conf, Vec<Invalid>> {
 }
 
 fn hostname() -> String {
-    let name = nix::unistd::gethostname().unwrap_or_default();
-    name.to_string_lossy().to_ascii_lowercase()
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_ascii_lowercase()
 }
 
 fn unreadable(conf: &Conf) -> BTreeMap<std::path::PathBuf, String> {

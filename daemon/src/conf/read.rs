@@ -4,10 +4,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use toml::Value;
+use weft_overlay::wanted::Direct;
 
+use crate::cluster::{self, Asked};
+
+use super::keys::{KEYS, Key};
 use super::layers::Layers;
+use super::suggest::nearest;
 use super::{
-    BackendKind, CniConf, Conf, DirectKind, ForeignForward, Invalid, NetworkConf, NodeName, PodMode, Secret,
+    BackendKind, CniConf, Conf, ForeignForward, Invalid, NetworkConf, NodeName, PodMode, Secret,
     StoreConf, StoreKind, UnderlayConf, VxlanConf,
 };
 
@@ -16,12 +21,14 @@ const SYSCTL_ROOT: &str = "/proc/sys";
 const CONF_DIR: &str = "/etc/cni/net.d";
 const BIN_DIR: &str = "/opt/cni/bin";
 const PREFIX: &str = "/weft/v1/";
-/// A block smaller than four addresses has none for pods; one larger than 4,096 makes folders slow.
-const BLOCK_V4: std::ops::RangeInclusive<u32> = 20..=30;
-const BLOCK_V6: std::ops::RangeInclusive<u32> = 116..=126;
-/// IPv6 needs 1280 of every link (RFC 8200, section 5); IPv4 in practice 576.
+/// RFC 8200, section 5.
+const IPV6_MTU: u32 = 1280;
+/// IPv4 in practice needs 576.
 const MTU: std::ops::RangeInclusive<u32> = 576..=65535;
 const VNI: std::ops::RangeInclusive<u32> = 1..=0xff_ffff;
+const ANY: std::ops::RangeInclusive<u32> = 0..=u32::MAX;
+/// Keys of `[network]` that each node has to itself.
+const OF_THE_NODE: [&str; 2] = ["network.mode", "network.mtu"];
 
 impl Conf {
     /// Reads everything that was given. `hostname` is what the node is called if it has no name.
@@ -30,6 +37,10 @@ impl Conf {
     /// All that is wrong, in the order of the keys.
     pub fn read(layers: &Layers, hostname: &str) -> Result<Self, Vec<Invalid>> {
         let mut reader = Reader { layers, problems: layers.problems().to_vec() };
+        if layers.is_unreadable() {
+            // What a file that could not be read does not say is no news.
+            return Err(reader.problems);
+        }
         reader.refuse_unbuilt();
         let conf = reader.conf(hostname);
         match conf {
@@ -37,6 +48,43 @@ impl Conf {
             _ => Err(reader.problems),
         }
     }
+}
+
+/// Reads changes to the cluster's configuration, as `cidrs=…` or `network.cidrs=…`.
+///
+/// # Errors
+/// All that is wrong with them.
+pub fn read_changes(changes: &[String]) -> Result<Asked, Vec<Invalid>> {
+    let mut problems = Vec::new();
+    let mut flags = Vec::new();
+    for change in changes {
+        match split_change(change) {
+            Ok(flag) => flags.push(flag),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let layers = Layers::new().flags(flags);
+    problems.extend_from_slice(layers.problems());
+    let mut reader = Reader { layers: &layers, problems };
+    let (network, vxlan) = (reader.network(), reader.vxlan());
+    if reader.problems.is_empty() { Ok(super::asked(&network, &vxlan)) } else { Err(reader.problems) }
+}
+
+fn split_change(change: &str) -> Result<(&'static Key, &str), Invalid> {
+    let Some((name, value)) = change.split_once('=') else {
+        return Err(Invalid::new(change, "is no change, as in cidrs=10.244.0.0/16"));
+    };
+    let of_the_cluster = || KEYS.iter().filter(|key| key.path.starts_with("network.") || key.path.starts_with("vxlan."));
+    let short = |key: &&Key| key.path.rsplit('.').next() == Some(name);
+    let Some(key) = of_the_cluster().find(|key| key.path == name || short(key)) else {
+        let names = of_the_cluster().filter_map(|key| key.path.rsplit('.').next());
+        let meant = nearest(name, names).map(|meant| format!("; is {meant} meant?")).unwrap_or_default();
+        return Err(Invalid::new(name, format!("there is no such key of the cluster{meant}")));
+    };
+    if OF_THE_NODE.contains(&key.path) {
+        return Err(Invalid::new(key.path, "is each node's own: set it in its weftd.toml"));
+    }
+    Ok((key, value))
 }
 
 struct Reader<'a> {
@@ -54,19 +102,18 @@ impl Reader<'_> {
             foreign_forward: self
                 .choice("foreign_forward", &[("report", ForeignForward::Report), ("iptables", ForeignForward::Iptables)])
                 .unwrap_or(ForeignForward::Report),
+            offline_boot: self.boolean("offline_boot").unwrap_or(true),
             underlay: UnderlayConf {
                 interface: self.text("interface"),
                 addresses: self.parsed_list("addresses").unwrap_or_default(),
             },
             network: self.network(),
-            vxlan: VxlanConf {
-                vni: self.number("vxlan.vni", VNI),
-                port: self.number("vxlan.port", 1..=65535).and_then(|port| u16::try_from(port).ok()),
-            },
+            vxlan: self.vxlan(),
             cni: CniConf { conf_dir: self.path("cni.conf_dir", CONF_DIR), bin_dir: self.path("cni.bin_dir", BIN_DIR) },
             node: node?,
             store: store?,
         };
+        self.check_cluster(&super::asked(&conf.network, &conf.vxlan));
         Some(conf)
     }
 
@@ -160,45 +207,38 @@ impl Reader<'_> {
         };
         let network = NetworkConf {
             cidrs: self.parsed_list("network.cidrs"),
-            block_size_v4: self.number("network.block_size_v4", BLOCK_V4).and_then(|n| u8::try_from(n).ok()),
-            block_size_v6: self.number("network.block_size_v6", BLOCK_V6).and_then(|n| u8::try_from(n).ok()),
+            block_size_v4: self.number("network.block_size_v4", 1..=32).and_then(|n| u8::try_from(n).ok()),
+            block_size_v6: self.number("network.block_size_v6", 1..=128).and_then(|n| u8::try_from(n).ok()),
             mode: self.choice("network.mode", &[("bridge", PodMode::Bridge), ("veth", PodMode::Veth)]),
             backend,
             direct: self
-                .choice("network.direct", &[("never", DirectKind::Never), ("same-subnet", DirectKind::SameSubnet)]),
+                .choice("network.direct", &[("never", Direct::Never), ("same-subnet", Direct::SameSubnet)]),
             mtu: self.number("network.mtu", MTU),
             masquerade: self.boolean("network.masquerade"),
             no_masquerade: self.parsed_list("network.no_masquerade"),
+            reissue_after: self.number("network.reissue_after", ANY).map(u64::from),
         };
-        self.check_cidrs(&network);
+        let six = network.cidrs.iter().flatten().any(|cidr| !cidr.is_ipv4());
+        if six && network.mtu.is_some_and(|mtu| mtu < IPV6_MTU) {
+            self.complain("network.mtu", format!("IPv6 needs at least {IPV6_MTU}"));
+        }
         network
     }
 
-    fn check_cidrs(&mut self, network: &NetworkConf) {
-        let Some(cidrs) = &network.cidrs else { return };
-        if cidrs.is_empty() {
-            self.complain("network.cidrs", "is empty: at least one network, as in [\"10.244.0.0/16\"]");
+    fn vxlan(&mut self) -> VxlanConf {
+        VxlanConf {
+            vni: self.number("vxlan.vni", VNI),
+            port: self.number("vxlan.port", 1..=65535).and_then(|port| u16::try_from(port).ok()),
         }
-        for (i, cidr) in cidrs.iter().enumerate() {
-            let (family, block) = if cidr.is_ipv4() {
-                ("v4", network.block_size_v4.unwrap_or(26))
-            } else {
-                ("v6", network.block_size_v6.unwrap_or(122))
-            };
-            if cidr.prefix_len() > block {
-                let problem = format!("{cidr} is smaller than one block (block_size_{family} = {block})");
-                self.complain("network.cidrs", problem);
-            }
-            if let Some(other) = cidrs.iter().take(i).find(|other| other.overlaps(cidr)) {
-                self.complain("network.cidrs", format!("{other} and {cidr} overlap"));
-            }
-            let first = cidr.first();
-            if first.is_loopback() || first.is_multicast() || first.is_unspecified() {
-                self.complain("network.cidrs", format!("{cidr} is no network for pods"));
-            }
+    }
+
+    /// A file that names networks must describe a cluster that could be: it may be the first.
+    fn check_cluster(&mut self, asked: &Asked) {
+        if asked.cidrs.is_none() {
+            return;
         }
-        if network.mtu.is_some_and(|mtu| mtu < 1280) && cidrs.iter().any(|cidr| !cidr.is_ipv4()) {
-            self.complain("network.mtu", "IPv6 needs at least 1280");
+        for problem in cluster::create(asked).err().unwrap_or_default() {
+            self.complain(problem.key, problem.problem);
         }
     }
 
@@ -249,7 +289,7 @@ impl Reader<'_> {
         let words = self.list(path)?;
         let mut parsed = Vec::with_capacity(words.len());
         for word in words {
-            match word.parse() {
+            match word.parse::<T>() {
                 Ok(item) => parsed.push(item),
                 Err(problem) => self.complain(path, problem.to_string()),
             }

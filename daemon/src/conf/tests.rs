@@ -27,7 +27,7 @@ fn every_bad_sample_names_its_faults() {
         ("no_endpoints", &["store.endpoints"]),
         ("bad_urls", &["store.endpoints"; 6]),
         ("half_of_a_pair", &["store.ca", "store.key", "store.password"]),
-        ("bad_cidrs", &["network.cidrs"; 4]),
+        ("bad_cidrs", &["network.cidrs", "network.cidrs", "network.cidrs", "network.block_size_v4"]),
         ("not_built", &["wireguard.port", "metrics.listen", "network.backend"]),
         (
             "wrong_types_and_ranges",
@@ -77,8 +77,8 @@ fn what_is_refused_is_told_in_words() {
     let cidrs = sentences("bad_cidrs");
     for part in [
         "10.244.0.1/16 has host bits set; the network is 10.244.0.0/16",
-        "10.0.0.0/8 and 10.1.0.0/16 overlap",
-        "10.9.0.0/28 is smaller than one block (block_size_v4 = 26)",
+        "10.1.0.0/16 overlaps with 10.0.0.0/8",
+        "a block of /26 does not fit into 10.9.0.0/28",
     ] {
         assert!(cidrs.contains(part), "{part}: {cidrs}");
     }
@@ -92,7 +92,7 @@ fn what_is_refused_is_told_in_words() {
         "is a string, not an array of strings",
         "\"var/lib\" is no absolute path",
         "100 is not within 576 to 65535",
-        "31 is not within 20 to 30",
+        "33 is not within 1 to 32",
         "is a string, not true or false",
         "\"brigde\" is none of \"bridge\", \"veth\"",
     ] {
@@ -177,7 +177,7 @@ fn uncommented_defaults_of_the_sample_are_valid_too() {
         .map(|line| if is_setting(line) && !unbuilt(line) { line.trim_start_matches('#') } else { line })
         .collect();
     let conf = read(&all.join("\n")).unwrap();
-    assert_eq!((conf.vxlan.vni, conf.network.mtu), (Some(4096), Some(1450)));
+    assert_eq!((conf.vxlan.vni, conf.network.mtu), (Some(1), Some(1450)));
 }
 
 #[test]
@@ -200,4 +200,36 @@ fn a_file_that_cannot_be_read_is_named_with_the_reason() {
     let problems = conf.check(&HostFacts { unreadable, ..HostFacts::default() });
     let expected = [Invalid::new("store.cert", "read /c: gone"), Invalid::new("store.key", "read /k: Permission denied")];
     assert_eq!(problems, expected);
+}
+
+#[test]
+fn changes_are_read_by_short_or_full_names_and_all_faults_are_named() {
+    let words = |changes: &[&str]| changes.iter().map(|change| (*change).to_owned()).collect::<Vec<_>>();
+    let good = ["cidrs=10.1.0.0/16,10.2.0.0/16", "network.masquerade=false", "vni=7", "reissue_after=60"];
+    let asked = read_changes(&words(&good)).unwrap();
+    assert_eq!((asked.cidrs.unwrap().len(), asked.masquerade, asked.vni), (2, Some(false), Some(7)));
+    assert_eq!((asked.reissue_after, asked.block_size_v4), (Some(60), None));
+    let bad = ["cidr=10.1.0.0/16", "mtu=1400", "masquerade=maybe", "backend", "port=0", "node=a"];
+    let problems = read_changes(&words(&bad)).unwrap_err();
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "cidr: there is no such key of the cluster; is cidrs meant?",
+            "network.mtu: is each node's own: set it in its weftd.toml",
+            "backend: is no change, as in cidrs=10.244.0.0/16",
+            "node: there is no such key of the cluster; is mode meant?",
+            "network.masquerade (--network-masquerade): \"maybe\" is neither true nor false",
+            "vxlan.port (--vxlan-port): 0 is not within 1 to 65535",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_says_nothing_about_the_cluster_obeys() {
+    assert_eq!(read(STORE).unwrap().asked(), None);
+    let mode = read(&format!("{STORE}[network]\nmode = \"veth\"\nmtu = 1400\n")).unwrap();
+    assert_eq!(mode.asked(), None, "keys of the node are none of the cluster's");
+    let asked = read(&format!("{STORE}[network]\nbackend = \"routes\"\n")).unwrap().asked().unwrap();
+    assert_eq!(asked.vxlan, Some(false));
 }
