@@ -3,11 +3,13 @@
 //! The state machine never awaits: it emits [`StoreRequest`]s and is handed [`StoreReply`]s and, from
 //! [`Store::follow`], a stream of [`WatchInput`]s. Keys are without the store's prefix, as `n/a`.
 
+mod check;
 mod error;
 pub mod etcd;
 pub mod file;
 mod key;
 pub mod model;
+mod position;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -157,7 +159,7 @@ pub enum WatchInput {
     Snapshot(Listing),
     /// In the order they happened; an event is never reported twice by one `follow`.
     Events {
-        /// The last revision among them.
+        /// The last revision among them: where to [`Resume`].
         revision: i64,
         /// At least one.
         events: Vec<WatchEvent>,
@@ -198,6 +200,9 @@ pub enum Op {
     KeepSession(Session),
     /// Ends the session and deletes its key. Answer: [`Reply::Done`], also when there is none.
     EndSession,
+    /// The follower forgets how far it has come: the next of its reports is a [`WatchInput::Snapshot`]. For one who found
+    /// a rewritten store that the revision did not show. Answer: [`Reply::Done`], before the snapshot.
+    Relist,
 }
 
 /// See [`Op::KeepSession`].
@@ -227,7 +232,7 @@ pub enum Reply {
     Listing(Listing),
     /// To [`Op::Txn`] and [`Op::KeepSession`].
     Txn(TxnOutcome),
-    /// To [`Op::EndSession`].
+    /// To [`Op::EndSession`] and [`Op::Relist`].
     Done,
 }
 
@@ -249,7 +254,8 @@ pub struct StoreReply {
     pub result: Result<Reply, StoreError>,
 }
 
-/// Where a snapshot of an earlier run ended, so that only what came after it is fetched.
+/// Where a snapshot of an earlier run ended, so that only what came after it is fetched: the `revision` of the last
+/// [`WatchInput::Snapshot`] or [`WatchInput::Events`]. Events of that revision itself may be reported once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// The snapshot's revision.
