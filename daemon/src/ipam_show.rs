@@ -22,6 +22,7 @@ STATE is what is written down:
   busy        an operation works on it at this moment
   unreadable  an attachment without a record that can be understood
   unrecorded  an interface in the kernel that no record speaks of
+  reserved    no pod's: the node keeps the address for itself
 ALIVE says whether its interface is still in the kernel.
 SIZE counts every address of the range, a gateway in it too.
 
@@ -67,6 +68,7 @@ enum RowState {
     Busy,
     Unreadable,
     Unrecorded,
+    Reserved,
 }
 
 /// One range of addresses.
