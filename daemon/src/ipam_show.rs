@@ -81,6 +81,14 @@ struct RangeRow {
     size: Option<u128>,
 }
 
+/// What is odd about this node's records and interfaces, a sentence each.
+///
+/// # Errors
+/// A sentence when it could not be told.
+pub fn findings() -> Result<Vec<String>, String> {
+    observe::observe().map(|observed| observed.findings).map_err(|error| error.to_string())
+}
+
 /// Runs the command.
 ///
 /// # Errors

@@ -12,8 +12,10 @@ mod start;
 
 use std::sync::Arc;
 
-pub use document::FORMAT;
-pub use places::Places;
+pub use document::Document;
+pub use notices::Notice;
+pub use places::{Places, data_files, memory, snapshot};
+pub use plane::remove as remove_data_plane;
 
 use crate::command::{Failure, Verdict};
 use crate::conf::Conf;

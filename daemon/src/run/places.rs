@@ -12,6 +12,8 @@ use crate::files::{Lock, LockError, private_folder};
 
 /// The socket's folder.
 const RUN_DIR: &str = "/run/weftd";
+/// Held by the running daemon, there and in the data folder.
+const LOCK: &str = "weftd.lock";
 
 /// Where everything is. Only one daemon can hold it.
 #[derive(Debug)]
@@ -54,6 +56,12 @@ impl Places {
         snapshot(&self.data_dir)
     }
 
+    /// Whether a daemon runs on this node.
+    pub fn is_running() -> bool {
+        let path = Path::new(RUN_DIR).join(LOCK);
+        fs::metadata(&path).is_ok() && matches!(Lock::take(&path), Err(LockError::Held { .. }))
+    }
+
     /// Whether `/run/weft` is still the folder that plugins use. It is not when somebody removed it: a container
     /// that mounted it then looks into a folder that nobody else can find.
     pub fn are_current(&self) -> bool {
@@ -75,7 +83,7 @@ pub fn snapshot(data_dir: &Path) -> PathBuf {
 
 /// Everything in the data folder that Weft made.
 pub fn data_files(data_dir: &Path) -> Vec<PathBuf> {
-    ["identity.json", "memory.json", "snapshot.json", "weftd.lock"].map(|name| data_dir.join(name)).to_vec()
+    ["identity.json", "memory.json", "snapshot.json", LOCK].map(|name| data_dir.join(name)).to_vec()
 }
 
 /// Where a plugin, or a command, finds the daemon.
@@ -83,14 +91,8 @@ pub fn socket() -> &'static Path {
     Path::new(weft_ipam::ask::SOCKET)
 }
 
-/// Whether a daemon runs on this node.
-pub fn is_running() -> bool {
-    let path = Path::new(RUN_DIR).join("weftd.lock");
-    fs::metadata(&path).is_ok() && matches!(Lock::take(&path), Err(LockError::Held { .. }))
-}
-
 fn lock(folder: &Path) -> Result<Lock, String> {
-    Lock::take(&folder.join("weftd.lock")).map_err(|error| match error {
+    Lock::take(&folder.join(LOCK)).map_err(|error| match error {
         LockError::Held { path, holder } => {
             format!("another weftd runs on this node: {holder} holds {}; stop it first", path.display())
         }
