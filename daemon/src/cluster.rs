@@ -178,7 +178,7 @@ pub enum Withdrawn {
 pub enum Output {
     /// Ask the store. Exactly one answer is expected, by [`Input::Store`].
     Store(StoreRequest),
-    /// Follow `config` and `n/`, in place of an earlier following.
+    /// Follow `config` and `n/`: once, before anything else. What is to be listed again is asked by `Op::Relist`.
     Follow(Option<Resume>),
     /// Write the identity: one file under `/var/lib/weft`, the id alone into the stamp's folder under `/run/weft`.
     PersistIdentity {

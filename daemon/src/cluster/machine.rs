@@ -87,9 +87,14 @@ pub struct Machine {
     revision: i64,
     /// All of `n/` is known as it is now.
     complete: bool,
+    /// Everything is to be listed again, now or then.
+    relist: bool,
+    relist_at: Option<Duration>,
     /// What is known comes from a snapshot of an earlier run, and whether the store still has that history.
     resumed: Option<Resumed>,
     contact: Option<Moment>,
+    /// When the request was made that is being answered.
+    asked: Now,
 
     phase: Phase,
     /// The own keys must be read before anything else is done.
@@ -200,8 +205,11 @@ impl Machine {
             cluster: 0,
             revision: 0,
             complete: false,
+            relist: false,
+            relist_at: None,
             resumed: None,
             contact: None,
+            asked: now,
             phase: Phase::Starting,
             verify: true,
             suspect: false,
@@ -350,15 +358,21 @@ impl Machine {
         {
             self.follow_anew();
         }
+        if self.relist_at.is_some_and(|at| self.now.boot >= at) {
+            (self.relist, self.relist_at) = (true, None);
+        }
+        if self.phase == Phase::Member && self.contact_due().is_some_and(|at| self.now.boot >= at) {
+            self.verify = true;
+        }
         self.check_age();
         self.end_recovery();
     }
 
-    /// Lists everything again.
+    /// Lists everything again: what is known may be of another history.
     fn follow_anew(&mut self) {
         self.resumed = None;
         self.complete = false;
-        self.out.push_back(Output::Follow(None));
+        self.relist = true;
     }
 
     /// The wall clock as far as it can be believed when being early does harm: a jump forward does not count.
@@ -395,6 +409,8 @@ impl Machine {
             self.claims.pause_until,
             self.claims.full_until,
             self.snapshot_due,
+            self.relist_at,
+            self.contact_due(),
             self.memory_due(),
         ];
         if let Phase::Waiting { look_again, .. } = self.phase {

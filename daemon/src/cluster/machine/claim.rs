@@ -389,7 +389,7 @@ impl Machine {
         if !returning.is_empty() && returning.iter().all(gone) {
             released.extend(returning);
         }
-        released.extend(self.own_blocks().into_iter().filter(|block| self.lost(block) && gone(block)));
+        released.extend(self.own_blocks().into_iter().filter(|block| self.is_lost(block) && gone(block)));
         released.into_iter().collect()
     }
 

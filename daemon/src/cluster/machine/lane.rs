@@ -6,9 +6,9 @@ use weft_cni::ip::Subnet;
 
 use super::claim::Claim;
 use super::{Link, Machine, Phase};
-use crate::cluster::Output;
 use crate::cluster::finding::Code;
 use crate::cluster::record::NodeRecord;
+use crate::cluster::{Now, Output};
 use crate::store::{
     CONFIG, KeyValue, Listing, Op, Reply, StoreError, StoreReply, StoreRequest, Txn, TxnOutcome,
 };
@@ -27,6 +27,8 @@ pub(super) enum Task {
     Write(Box<NodeRecord>),
     Claim(Box<NodeRecord>, Vec<Claim>),
     ListBlocks,
+    /// Have everything that is followed listed again.
+    Relist,
 }
 
 /// Why the own record is written together with blocks that must be looked at first.
@@ -48,6 +50,8 @@ struct InFlight {
     task: Task,
     /// What was known when it was asked: the answer cannot be older.
     revision: i64,
+    /// When it was asked: what the answer proves, it proves for then.
+    asked: Now,
 }
 
 /// One request at a time, with pauses after failures.
@@ -79,16 +83,20 @@ impl Lane {
         (self.failures, self.not_before) = (0, Duration::ZERO);
     }
 
+    /// A number below `below` that other nodes do not have.
+    pub(super) fn jitter(&mut self, below: Duration) -> Duration {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let millis = u64::try_from(below.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.random.checked_rem(millis).unwrap_or(0))
+    }
+
     /// A pause that doubles up to `most`, cut by up to a half so that nodes do not come back all at once.
     fn back_off(&mut self, now: Duration, least: Duration, most: Duration) {
         self.failures = (self.failures + 1).min(16);
         let full = least.saturating_mul(1 << (self.failures - 1).min(10)).min(most);
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let cut = full.as_millis() as u64 / 2;
-        let jitter = Duration::from_millis(self.random.checked_rem(cut).unwrap_or(0));
-        self.not_before = now + full - jitter;
+        self.not_before = now + full - self.jitter(full / 2);
     }
 
     /// The record that is being written, if one is.
@@ -100,6 +108,7 @@ impl Lane {
             | Task::KeepSession
             | Task::EndSession
             | Task::ReadFor(_)
+            | Task::Relist
             | Task::ListBlocks => None,
         }
     }
@@ -120,11 +129,14 @@ impl Machine {
     pub(super) fn ask(&mut self, task: Task, op: Op) {
         let id = self.lane.next;
         self.lane.next += 1;
-        self.lane.in_flight = Some(InFlight { id, task, revision: self.revision });
+        self.lane.in_flight = Some(InFlight { id, task, revision: self.revision, asked: self.now });
         self.out.push_back(Output::Store(StoreRequest { id, op }));
     }
 
     fn next_task(&mut self) -> Option<(Task, Op)> {
+        if self.relist {
+            return Some((Task::Relist, Op::Relist));
+        }
         if self.verify {
             return Some((Task::Verify, Op::Read(self.verify_keys())));
         }
@@ -194,6 +206,7 @@ impl Machine {
         match reply.result {
             Ok(answer) => {
                 self.lane.failures = 0;
+                self.asked = flight.asked;
                 self.clear(Code::StoreRefuses, "");
                 self.answered(flight, answer);
             }
@@ -211,12 +224,15 @@ impl Machine {
             }
             (Task::CreateConfig, Reply::Txn(_)) => self.verify = true,
             (Task::KeepSession, Reply::Txn(outcome)) => self.session_answered(&outcome),
-            (Task::Write(record), Reply::Txn(outcome)) => self.written(*record, &outcome, flight.revision),
+            (Task::Write(record), Reply::Txn(outcome)) => {
+                self.written(*record, &outcome, flight.revision);
+            }
             (Task::Claim(record, claims), Reply::Txn(outcome)) => {
                 self.claimed(*record, &claims, outcome, flight.revision);
             }
             (Task::ListBlocks, Reply::Listing(listing)) => self.blocks_listed(listing, flight.revision),
             (Task::EndSession, _) => self.session_held = false,
+            (Task::Relist, _) => self.relist = false,
             // The store answered another question than was asked: believe nothing.
             (
                 Task::Verify | Task::ReadFor(_) | Task::CreateConfig | Task::KeepSession | Task::Write(_)

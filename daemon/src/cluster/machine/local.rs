@@ -167,7 +167,7 @@ impl Machine {
         let holds = self.own.as_ref().is_some_and(|own| own.record.holds(block));
         match holds {
             true if self.claims.is_returning(block) => Want::Withdraw,
-            true if self.lost(block) => Want::Leave,
+            true if self.is_lost(block) => Want::Leave,
             true if !self.gives(block) => Want::Stop,
             true if sure => Want::Give,
             false if sure => Want::Leave,
@@ -182,7 +182,7 @@ impl Machine {
     }
 
     /// Whether another node has this block by a higher epoch.
-    pub(super) fn lost(&self, block: &Subnet) -> bool {
+    pub(super) fn is_lost(&self, block: &Subnet) -> bool {
         self.peers.owner(block).is_some_and(|owner| *owner != self.facts.node)
     }
 
@@ -194,7 +194,7 @@ impl Machine {
             let subject = block.to_string();
             let rival = self.peers.rivals(&block).first().map(|(_, name)| name.clone()).unwrap_or_default();
             let me = self.facts.node.clone();
-            let (code, sentence) = if self.lost(&block) {
+            let (code, sentence) = if self.is_lost(&block) {
                 (Code::LostBlock, format!("{rival} holds {block} by an earlier claim than {me}: pods here that have addresses of it are not reached from other nodes"))
             } else {
                 (Code::DoublyOwned, format!("{me} and {rival} both hold {block}: neither gives addresses of it, and {me} keeps the route"))

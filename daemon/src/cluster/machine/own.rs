@@ -156,7 +156,7 @@ impl Machine {
     }
 
     fn own_is(&mut self, stands: Own) {
-        self.contact = Some(Moment::new(&self.facts.stamp, self.now));
+        self.contact = Some(Moment::new(&self.facts.stamp, self.asked));
         let before = self.own_blocks();
         let names = self.peers.set_own(&stands.record.blocks);
         self.touched.extend(names);

@@ -145,10 +145,18 @@ impl Machine {
 
     /// When the time of contact on the disk is too old.
     pub(super) fn memory_due(&self) -> Option<Duration> {
-        let limit = self.network.as_ref().map_or(CONTACT_EVERY, |network| {
-            Duration::from_secs(network.reissue_after / 20).min(CONTACT_EVERY)
-        });
-        self.memory_written.map(|at| at + limit)
+        self.memory_written.map(|at| at + self.contact_every())
+    }
+
+    /// When the own keys are read again because nothing was heard of the store for a while.
+    pub(super) fn contact_due(&self) -> Option<Duration> {
+        let age = self.contact.as_ref()?.age(&self.facts.stamp, self.now).unwrap_or(Duration::MAX);
+        Some(self.now.boot + self.contact_every().saturating_sub(age))
+    }
+
+    fn contact_every(&self) -> Duration {
+        let limit = self.network.as_ref().map(|network| Duration::from_secs(network.reissue_after / 20));
+        limit.map_or(CONTACT_EVERY, |limit| limit.min(CONTACT_EVERY))
     }
 
     /// Writes what this node last said and heard.

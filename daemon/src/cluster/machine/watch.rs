@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Link, Machine, Phase};
 use crate::cluster::conf;
@@ -10,6 +11,12 @@ use crate::cluster::memory::{Moment, seconds};
 use crate::cluster::record::{Network, NodeRecord, node_key};
 use crate::cluster::{RECOVERY_PAUSE, VANISHED_AFTER};
 use crate::store::{CONFIG, KeyValue, Listing, NODES, StoreError, WatchEvent, WatchInput};
+
+/// Within which time after a reconnection everything is listed again, each node at another moment.
+const RELIST_WITHIN: Duration = Duration::from_secs(10);
+
+/// And longer for each node, so that 5,000 of them do not ask at once: about eight lists a second.
+const RELIST_PER_NODE: Duration = Duration::from_millis(120);
 
 impl Machine {
     pub(super) fn reported(&mut self, report: WatchInput) {
@@ -31,6 +38,12 @@ impl Machine {
 
     fn connected(&mut self, cluster: u64, revision: i64) {
         self.link = Link::Up;
+        if self.complete {
+            // A store restored and driven past what was seen may have nodes that no event will ever tell of.
+            let nodes = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+            let window = RELIST_WITHIN.max(RELIST_PER_NODE.saturating_mul(nodes));
+            self.relist_at = Some(self.now.boot + self.lane.jitter(window));
+        }
         self.clear(Code::StoreAway, "");
         self.lane.relax();
         self.verify = true;
@@ -134,6 +147,12 @@ impl Machine {
         let recent = seconds(self.cautious_wall()).saturating_sub(record.recovered_at) < RECOVERY_PAUSE.as_secs();
         let name = record.name.clone();
         let touched = self.peers.apply(record, item.mod_revision);
+        if touched.recovering && !listing && self.rewritten.is_none() {
+            // It found the store rewritten, and this node did not: it may have missed what happened meanwhile.
+            if self.pause_left().is_none() {
+                self.relist_at = Some(self.now.boot + self.lane.jitter(RELIST_WITHIN));
+            }
+        }
         if touched.recovering || (!known && listing && recent) {
             self.claims.pause(self.now.boot + RECOVERY_PAUSE);
         }
