@@ -125,6 +125,14 @@ pub fn delete(route: &Route) -> Request {
     Request::new(RTM_DELROUTE, &message(route), 0)
 }
 
+/// `ip route del PREFIX metric N proto N`, whatever its next hop is; ESRCH if there is none.
+pub fn delete_by_prefix(route: &Route) -> Request {
+    let mut message = message(route);
+    message.header.scope = RouteScope::NoWhere;
+    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+    Request::new(RTM_DELROUTE, &message, 0)
+}
+
 /// `ip route show table all`, one family.
 pub fn all(socket: &mut Socket, ipv4: bool) -> Result<Vec<Route>> {
     let mut message = RouteMessage::default();
