@@ -273,6 +273,4 @@ pub struct UnderlayConf {
 pub enum ForeignForward {
     /// Say it in `status` and the log.
     Report,
-    /// Add an accept rule by iptables.
-    Iptables,
 }

@@ -49,26 +49,38 @@ pub fn uninstall(given: &Given, pods: bool) -> Result<Verdict, Failure> {
             live.first().map_or("", |(_, name)| name),
         )));
     }
-    let mut problems = Vec::new();
-    let mut said = Vec::new();
-    let mut note = |what: &str, outcome: Result<bool, String>| match outcome {
-        Ok(true) => said.push(format!("removed {what}\n")),
-        Ok(false) => {}
-        Err(problem) => problems.push(problem),
-    };
+    let mut report = Report::default();
     // First what would start further pods, last what could be needed again.
-    note("the conflist", remove_conflist(&conf));
-    note("the pods' links", remove_links(&live));
-    note("routes, links and packet rules", remove_data_plane().map(|()| true));
-    note("the records of this boot", remove_records());
-    note("the plugins", plugins::remove(&conf.cni.bin_dir).map(|gone| !gone.is_empty()).map_err(|all| all.join("; ")));
-    note("this node's record in the store", tell_the_store(&conf));
-    if problems.is_empty() {
+    report.note("the conflist", remove_conflist(&conf));
+    report.note("the pods' links", remove_links(&live));
+    report.note("routes, links and packet rules", remove_data_plane());
+    report.note("the records of this boot", remove_records());
+    let plugins = plugins::remove(&conf.cni.bin_dir);
+    report.note("the plugins", plugins.map(|gone| !gone.is_empty()).map_err(|all| all.join("; ")));
+    report.note("this node's blocks and record from the cluster", tell_the_store(&conf));
+    if report.problems.is_empty() {
         // The identity goes last: without it the record in the store could not be told to be ours.
-        note("identity and memory", remove_data(&conf));
+        report.note("identity and memory", remove_data(&conf));
     }
-    print(&said.concat())?;
-    if problems.is_empty() { Ok(Verdict::Fine) } else { Err(Failure::all(Verdict::CouldNotTell, problems)) }
+    print(&report.said)?;
+    if report.problems.is_empty() { Ok(Verdict::Fine) } else { Err(Failure::all(Verdict::CouldNotTell, report.problems)) }
+}
+
+/// What was done and what was not: one fault does not end the rest.
+#[derive(Default)]
+struct Report {
+    said: String,
+    problems: Vec<String>,
+}
+
+impl Report {
+    fn note(&mut self, what: &str, outcome: Result<bool, String>) {
+        match outcome {
+            Ok(true) => self.said.push_str(&format!("removed {what}\n")),
+            Ok(false) => {}
+            Err(problem) => self.problems.push(problem),
+        }
+    }
 }
 
 /// The host ends of pods that live: index and name.

@@ -99,9 +99,7 @@ impl Reader<'_> {
         let conf = Conf {
             data_dir: self.path("data_dir", DATA_DIR),
             sysctl_root: self.path("sysctl_root", SYSCTL_ROOT),
-            foreign_forward: self
-                .choice("foreign_forward", &[("report", ForeignForward::Report), ("iptables", ForeignForward::Iptables)])
-                .unwrap_or(ForeignForward::Report),
+            foreign_forward: self.foreign_forward(),
             offline_boot: self.boolean("offline_boot").unwrap_or(true),
             underlay: UnderlayConf {
                 interface: self.text("interface"),
@@ -115,6 +113,15 @@ impl Reader<'_> {
         };
         self.check_cluster(&super::asked(&conf.network, &conf.vxlan));
         Some(conf)
+    }
+
+    fn foreign_forward(&mut self) -> ForeignForward {
+        let choices = [("report", Some(ForeignForward::Report)), ("iptables", None)];
+        let chosen = self.choice("foreign_forward", &choices);
+        if chosen == Some(None) {
+            self.complain("foreign_forward", "\"iptables\" is not built in this version; use \"report\"");
+        }
+        chosen.flatten().unwrap_or(ForeignForward::Report)
     }
 
     fn node(&mut self, hostname: &str) -> Option<NodeName> {

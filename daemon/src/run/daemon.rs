@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use weft_cni::error::{Error, code};
 use weft_cni::ip::IfAddr;
 use weft_netlink::Socket;
+use weft_overlay::PlaneReport;
 use weft_overlay::wanted::Wanted;
 
 use super::document::Document;
@@ -19,7 +20,7 @@ use super::host;
 use super::local::Local;
 use super::notices::Notices;
 use super::places::{self, Places};
-use super::plane::{Plane, PlaneReport};
+use super::plane::{self, Plane};
 use super::start::{Started, broken, now};
 use crate::cluster::{BlockUse, Input, Machine, Output, Refusal};
 use crate::command::{Failure, Verdict};
@@ -301,7 +302,16 @@ impl Daemon {
     }
 
     fn reported(&mut self, report: PlaneReport) {
-        self.notices.replace("plane-", report.notices());
+        self.notices.replace("plane-", plane::notices(&report));
+        let before = self.report.as_ref();
+        let healed = report.healed.saturating_sub(before.map_or(0, |before| before.healed));
+        if healed > 0 {
+            tracing::info!(objects = healed, "put back what somebody else had changed");
+        }
+        if before.is_none_or(|before| before.underlay != report.underlay) {
+            let links: Vec<&str> = report.underlay.iter().map(|way| way.link.as_str()).collect();
+            tracing::info!(?links, pod_mtu = report.pod_mtu, "other nodes are reached by");
+        }
         self.report = Some(report);
         self.offer();
     }
@@ -325,6 +335,9 @@ impl Daemon {
             return Err(broken(
                 "/run/weft was removed, or is not the host's any more: weftd ends, and finds the right one when it is started again",
             ));
+        }
+        if !self.plane.is_running() {
+            return Err(broken("the data plane's thread ended: weftd ends, and the network stays"));
         }
         self.count();
         Ok(())
@@ -387,8 +400,8 @@ impl Daemon {
         if !self.ready || !install::present(&self.conf.cni.bin_dir) {
             return;
         }
-        let Some(report) = self.report.as_ref().filter(|report| report.is_in_place()) else { return };
-        let conflist = Conflist { mode: self.conf.network.mode.unwrap_or(PodMode::Bridge), mtu: report.pod_mtu() };
+        let Some(report) = self.report.as_ref().filter(|report| plane::is_in_place(report)) else { return };
+        let conflist = Conflist { mode: self.conf.network.mode.unwrap_or(PodMode::Bridge), mtu: report.pod_mtu };
         if self.conflist == Some(conflist) {
             return;
         }

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use weft_overlay::PlaneReport;
 use weft_overlay::wanted::Wanted;
 
 use super::notices::Notice;
-use super::plane::PlaneReport;
+use super::plane::to_value;
 use crate::cluster::{BlockUse, Status};
 use crate::conf::{Conf, StoreKind};
 
@@ -46,10 +47,14 @@ impl Document {
                 })
             })
             .collect();
-        let full = |held: &crate::cluster::Held| {
-            let family = if held.ipv4 { "ipv4" } else { "ipv6" };
-            json!({ "family": family, "held": held.held, "total": held.total })
-        };
+        let cluster_blocks: Vec<Value> = status
+            .held
+            .iter()
+            .map(|held| {
+                let family = if held.ipv4 { "ipv4" } else { "ipv6" };
+                json!({ "family": family, "held": held.held, "total": held.total })
+            })
+            .collect();
         Self(json!({
             "format": FORMAT,
             "daemon": "running",
@@ -59,7 +64,7 @@ impl Document {
             "ready": ready,
             "phase": status.phase,
             "peers": status.peers,
-            "in_sync": report.is_some_and(PlaneReport::in_sync),
+            "in_sync": report.is_some_and(|report| report.in_sync),
             "store": {
                 "kind": kind(conf),
                 "endpoints": conf.store.endpoints,
@@ -72,8 +77,8 @@ impl Document {
             "addresses": status.addresses,
             "node_addresses": wanted.map(|wanted| wanted.this.node_addresses.clone()).unwrap_or_default(),
             "blocks": blocks,
-            "cluster_blocks": status.held.iter().map(full).collect::<Vec<_>>(),
-            "data_plane": report.map(PlaneReport::to_value),
+            "cluster_blocks": cluster_blocks,
+            "data_plane": report.map(to_value),
             "findings": notices,
         }))
     }
