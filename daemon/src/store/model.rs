@@ -138,6 +138,11 @@ impl Model {
         self.data.revision
     }
 
+    /// Ends all leases, as if nobody had renewed them: their keys vanish.
+    pub fn end_leases(&mut self) {
+        self.data.expire(Duration::MAX);
+    }
+
     /// Forgets all history up to this revision.
     pub fn compact(&mut self, revision: i64) {
         self.data.compact(revision);
