@@ -68,7 +68,7 @@ impl State {
     ) -> Result<(), Error> {
         for owner in self.owners()? {
             let Some(key) = owner.key() else { continue };
-            if !self.peek(&key)?.is_some_and(|mut record| homeless(&mut record, block).next().is_some()) {
+            if self.peek(&key)?.is_none_or(|mut record| homeless(&mut record, block).next().is_none()) {
                 continue;
             }
             let Some(attachment) = self.find(&key, deadline)? else { continue };

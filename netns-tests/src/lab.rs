@@ -22,7 +22,7 @@ const NAME_MAX: usize = 40;
 /// environment, a test that panics keeps it instead and prints how to enter.
 #[derive(Debug)]
 pub struct Lab {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What nodes and pods need of their lab.

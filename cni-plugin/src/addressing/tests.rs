@@ -1,6 +1,8 @@
 //! Plans for the cases that people have, and the laws that hold for all.
 
 use proptest::prelude::*;
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 use weft_cni::args::CniArgs;
 use weft_cni::conf::NetConf;

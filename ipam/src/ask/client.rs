@@ -185,10 +185,14 @@ fn is_timeout(error: &io::Error) -> bool {
 
 /// What a person can do something with.
 fn word(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such socket, so weftd is not running".to_owned(),
-        io::ErrorKind::ConnectionRefused => "nobody listens, so weftd is not running".to_owned(),
-        _ if is_timeout(error) => "weftd is stopped or hangs".to_owned(),
-        _ => error.to_string(),
+    let kind = error.kind();
+    if kind == io::ErrorKind::NotFound {
+        "there is no such socket, so weftd is not running".to_owned()
+    } else if kind == io::ErrorKind::ConnectionRefused {
+        "nobody listens, so weftd is not running".to_owned()
+    } else if is_timeout(error) {
+        "weftd is stopped or hangs".to_owned()
+    } else {
+        error.to_string()
     }
 }
