@@ -16,7 +16,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 pub async fn follow(changed: mpsc::Sender<()>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("follow this node's addresses: {error}");
     let stream = EventStream::route().map_err(failed)?;
-    let mut stream = AsyncFd::register(stream).map_err(|error| failed(error.into()))?;
+    #[expect(deprecated, reason = "its successor is unsafe; the stream owns its descriptor and never changes it")]
+    let mut stream = AsyncFd::new(stream).map_err(failed)?;
     loop {
         stream.readable_mut().await.map_err(failed)?.clear_ready();
         tokio::time::sleep(SETTLE).await;
