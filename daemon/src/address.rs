@@ -1,18 +1,13 @@
-//! Which addresses this node publishes: those of the interface that the default route leaves by, and not before they
-//! have been there for a while. Pure; [`observe`] alone asks the kernel.
+//! Which addresses this node has for others: those of the interface that the default route leaves by. When a change is
+//! published, the machine decides. Pure; [`observe`] alone asks the kernel.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use weft_cni::ip::IfAddr;
 use weft_netlink::{Socket, addr, link, route};
 
 use crate::conf::UnderlayConf;
-
-/// A new set of addresses is published once it has stayed for so long: a DHCP renewal or a flapping link is not
-/// news for a whole cluster.
-pub const HYSTERESIS: Duration = Duration::from_secs(30);
 
 /// One address of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,44 +98,6 @@ fn best(
     possible
         .map(|address| address.addr)
         .min_by_key(|addr| (!published.contains(addr), Some(addr.addr()) != source, is_host_prefix(addr)))
-}
-
-/// Publishes a change only when it has stayed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stable {
-    published: Vec<IfAddr>,
-    candidate: Option<(Vec<IfAddr>, Duration)>,
-}
-
-impl Stable {
-    /// Takes `seen` at `now` (since boot); returns what to publish if that changes. The first set is taken at once.
-    pub fn update(&mut self, seen: Vec<IfAddr>, now: Duration) -> Option<Vec<IfAddr>> {
-        if seen == self.published {
-            self.candidate = None;
-            return None;
-        }
-        let since = match &self.candidate {
-            Some((candidate, since)) if *candidate == seen => *since,
-            _ => now,
-        };
-        if !self.published.is_empty() && now.saturating_sub(since) < HYSTERESIS {
-            self.candidate = Some((seen, since));
-            return None;
-        }
-        self.candidate = None;
-        self.published.clone_from(&seen);
-        Some(seen)
-    }
-
-    /// What is published.
-    pub fn published(&self) -> &[IfAddr] {
-        &self.published
-    }
-
-    /// Whether a change waits for its time.
-    pub fn is_waiting(&self) -> bool {
-        self.candidate.is_some()
-    }
 }
 
 /// Asks the kernel.
@@ -272,21 +229,5 @@ mod tests {
         let mut vip = host();
         vip.addresses.insert(0, address("eth0", "10.0.0.200/32"));
         assert_eq!(texts(choose(&UnderlayConf::default(), &vip, &[]))[0], "10.0.0.5/24");
-    }
-
-    #[test]
-    fn a_change_is_published_after_it_has_stayed_and_a_flap_never() {
-        let (a, b): (Vec<IfAddr>, Vec<IfAddr>) =
-            (vec!["10.0.0.5/24".parse().unwrap()], vec!["10.0.0.6/24".parse().unwrap()]);
-        let at = Duration::from_secs;
-        let mut stable = Stable::default();
-        assert_eq!(stable.update(a.clone(), at(0)), Some(a.clone()), "the first at once");
-        assert_eq!(stable.update(b.clone(), at(10)), None);
-        assert_eq!(stable.update(b.clone(), at(39)), None);
-        assert_eq!(stable.update(a.clone(), at(40)), None, "back again: as if nothing had been");
-        assert_eq!(stable.update(b.clone(), at(41)), None);
-        assert!(stable.is_waiting());
-        assert_eq!(stable.update(b.clone(), at(71)), Some(b.clone()));
-        assert_eq!((stable.published(), stable.is_waiting()), (b.as_slice(), false));
     }
 }

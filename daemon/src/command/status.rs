@@ -122,7 +122,10 @@ fn table(document: &Value) -> String {
         out.push_str(&format!("\n{}", render(&["BLOCK", "GRANTED", "USED", "FREE", "RESTING"], &blocks)));
     }
     for finding in document["findings"].as_array().into_iter().flatten() {
-        out.push_str(&format!("\n{}: {}\n  {}\n", text(&finding["code"]), text(&finding["sentence"]), text(&finding["way_out"])));
+        out.push_str(&format!("\n{}: {}\n", text(&finding["code"]), text(&finding["sentence"])));
+        if let Some(way_out) = finding["way_out"].as_str().filter(|way_out| !way_out.is_empty()) {
+            out.push_str(&format!("  {way_out}\n"));
+        }
     }
     out
 }

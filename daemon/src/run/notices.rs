@@ -31,7 +31,11 @@ impl Notices {
         if self.0.get(&key) == Some(&notice) {
             return;
         }
-        tracing::warn!(code = %notice.code, subject = %notice.subject, way_out = %notice.way_out, "{}", notice.sentence);
+        let Notice { code, subject, sentence, way_out } = &notice;
+        match way_out.as_str() {
+            "" => tracing::warn!(%code, %subject, "{sentence}"),
+            _ => tracing::warn!(%code, %subject, %way_out, "{sentence}"),
+        }
         self.0.insert(key, notice);
     }
 
