@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use nix::unistd::geteuid;
 use serde::Serialize;
 
-use crate::{Output, Verdict};
+use crate::cli::Output;
+use crate::command::Verdict;
 
 pub const HELP: &str = "\
 STATE is what is written down:
@@ -78,6 +79,14 @@ struct RangeRow {
     range: Option<String>,
     used: usize,
     size: Option<u128>,
+}
+
+/// What is odd about this node's records and interfaces, a sentence each.
+///
+/// # Errors
+/// A sentence when it could not be told.
+pub fn findings() -> Result<Vec<String>, String> {
+    observe::observe().map(|observed| observed.findings).map_err(|error| error.to_string())
 }
 
 /// Runs the command.

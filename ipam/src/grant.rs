@@ -50,7 +50,11 @@ impl State {
         for Reservation { address, why } in reserve.iter().filter(|kept| block.contains(kept.address)) {
             self.reserve_in(if there { &shown } else { &hidden }, &segment, why, *address)?;
         }
-        if there { Ok(()) } else { fs::rename(self.at(&hidden), self.at(&shown)).map_err(failed) }
+        if there {
+            return self.end_quarantine(block);
+        }
+        self.end_quarantine(block)?;
+        fs::rename(self.at(&hidden), self.at(&shown)).map_err(failed)
     }
 
     /// Only an attachment that has addresses without a file is waited for: others may be waiting for this very
@@ -115,6 +119,7 @@ impl State {
         let name = block_name(block);
         match fs::remove_dir(self.at("block").join(&name)) {
             Ok(()) => {
+                self.end_quarantine(block)?;
                 let hints = self.at("slot").join(&name);
                 files::remove(&hints).map_err(|error| self.io("remove hints from", &error))?;
                 Ok(true)

@@ -21,6 +21,7 @@
 pub mod alias;
 pub mod ask;
 mod attachment;
+mod block_use;
 pub mod clock;
 mod collect;
 mod files;
@@ -41,6 +42,7 @@ mod take;
 mod tests;
 
 pub use attachment::{Attachment, Begun};
+pub use block_use::BlockUsage;
 pub use collect::{Collected, collect};
 pub use files::is_at;
 pub use kernel::{HostKernel, refused, remove_neighbours, remove_routes};

@@ -171,6 +171,7 @@ impl Blocks {
 impl Source for Blocks {
     fn pools(&self, state: &State) -> Result<Vec<Pool>, Error> {
         let mut blocks = granted(state)?;
+        blocks.retain(|block| !state.is_quarantined(&block.subnet));
         if blocks.is_empty() {
             return Err(no_grant(state));
         }

@@ -38,6 +38,10 @@ pub struct Address {
     pub tentative: bool,
     /// IPv6: duplicate address detection found the address in use.
     pub duplicate: bool,
+    /// IPv4: a further address of a subnet. IPv6: a privacy address, which changes from day to day.
+    pub secondary: bool,
+    /// Its preferred lifetime is over.
+    pub deprecated: bool,
 }
 
 /// How to add an address.
@@ -100,7 +104,16 @@ pub fn of_link(socket: &mut Socket, link: u32) -> Result<Vec<Address>> {
 }
 
 fn parse(kind: u16, body: &[u8]) -> Option<Address> {
-    let attributes = body.get(HEADER_LEN..).filter(|_| kind == RTM_NEWADDR)?;
+    (kind == RTM_NEWADDR).then(|| parse_body(body)).flatten()
+}
+
+/// What an event says: the address, and whether it is there now. `None` for an event about anything else.
+pub fn parse_event(kind: u16, body: &[u8]) -> Option<(Address, bool)> {
+    matches!(kind, RTM_NEWADDR | RTM_DELADDR).then(|| parse_body(body)).flatten().map(|found| (found, kind == RTM_NEWADDR))
+}
+
+fn parse_body(body: &[u8]) -> Option<Address> {
+    let attributes = body.get(HEADER_LEN..)?;
     let flags = AddressFlags::from_bits_retain(native(attributes, ifa::FLAGS).unwrap_or(0));
     Some(Address {
         link: u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?),
@@ -108,6 +121,8 @@ fn parse(kind: u16, body: &[u8]) -> Option<Address> {
         prefix_len: *body.get(1)?,
         tentative: flags.contains(AddressFlags::Tentative),
         duplicate: flags.contains(AddressFlags::Dadfailed),
+        secondary: flags.contains(AddressFlags::Secondary),
+        deprecated: flags.contains(AddressFlags::Deprecated),
     })
 }
 

@@ -8,6 +8,7 @@ pub mod addr;
 pub mod attributes;
 mod error;
 mod events;
+pub mod fdb;
 pub mod link;
 pub mod neigh;
 pub mod netns;
@@ -18,5 +19,5 @@ mod socket;
 pub mod sys;
 
 pub use error::{Error, Result};
-pub use events::Events;
+pub use events::{Drained, Event, EventStream, Events};
 pub use socket::{Protocol, Request, Socket};

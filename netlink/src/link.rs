@@ -1,6 +1,7 @@
 //! Links: veth pairs, bridges, and what is set on them. Each function names the `ip link` command it equals.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::str::FromStr;
 
@@ -8,11 +9,13 @@ use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
     AfSpecBridge, AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeVlanInfo, BridgeVlanInfoFlags, In6AddrGenMode,
-    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute,
     LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
-use crate::attributes::{find, native, text};
+use serde::{Deserialize, Serialize};
+
+use crate::attributes::{address, find, native, text};
 use crate::error::Result;
 use crate::socket::{Request, Socket};
 
@@ -37,6 +40,11 @@ mod ifla {
     pub const INFO_DATA: u16 = 2;
     pub const INFO_SLAVE_DATA: u16 = 5;
     pub const BR_VLAN_FILTERING: u16 = 7;
+    pub const VXLAN_ID: u16 = 1;
+    pub const VXLAN_LOCAL: u16 = 4;
+    pub const VXLAN_LEARNING: u16 = 7;
+    pub const VXLAN_PORT: u16 = 15;
+    pub const VXLAN_LOCAL6: u16 = 17;
     pub const BRPORT_MODE: u16 = 4;
     pub const BRPORT_ISOLATED: u16 = 33;
 }
@@ -50,13 +58,28 @@ pub const RTNLGRP_LINK: i32 = 1;
 const IFLA_INET_CONF: u16 = 1;
 
 /// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
     }
 }
 
@@ -111,6 +134,21 @@ pub struct Link {
     pub isolated: bool,
     /// Bridge: has VLAN filtering on.
     pub vlan_filtering: bool,
+    /// VXLAN: its settings.
+    pub vxlan: Option<Vxlan>,
+}
+
+/// Settings of a VXLAN device that cannot be changed while it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Network identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+    /// Source address of what it sends.
+    pub local: Option<IpAddr>,
+    /// Learns from frames behind which node a MAC is.
+    pub learning: bool,
 }
 
 impl Link {
@@ -140,8 +178,40 @@ impl Link {
             hairpin: is_on(port, ifla::BRPORT_MODE),
             isolated: is_on(port, ifla::BRPORT_ISOLATED),
             vlan_filtering: kind.as_deref() == Some("bridge") && is_on(data, ifla::BR_VLAN_FILTERING),
+            vxlan: (kind.as_deref() == Some("vxlan")).then(|| Vxlan::parse(data)),
             kind,
         })
+    }
+}
+
+impl Vxlan {
+    fn parse(data: &[u8]) -> Self {
+        let port = find(data, ifla::VXLAN_PORT).and_then(|bytes| bytes.try_into().ok());
+        Self {
+            vni: native(data, ifla::VXLAN_ID).unwrap_or(0),
+            port: port.map_or(0, u16::from_be_bytes),
+            local: address(data, ifla::VXLAN_LOCAL).or_else(|| address(data, ifla::VXLAN_LOCAL6)),
+            learning: find(data, ifla::VXLAN_LEARNING).is_some_and(|value| value.first() == Some(&1)),
+        }
+    }
+}
+
+/// What an event says of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is there, like this.
+    Present(Box<Link>),
+    /// It is gone: its index.
+    Gone(u32),
+}
+
+/// What an event says; `None` for an event about anything else, also a bridge's about its port.
+pub fn parse_event(kind: u16, body: &[u8]) -> Option<Change> {
+    let plain = i32::from(*body.first()?) == libc::AF_UNSPEC;
+    match kind {
+        RTM_NEWLINK if plain => Some(Change::Present(Box::new(Link::parse(kind, body)?))),
+        RTM_DELLINK if plain => Some(Change::Gone(u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?))),
+        _ => None,
     }
 }
 
@@ -214,6 +284,46 @@ pub fn create_bridge(bridge: &NewBridge<'_>) -> Request {
     ];
     attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
     new_link(message(0, attributes), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// `ip link add NAME address MAC mtu MTU type vxlan id VNI dstport PORT local IP nolearning`; EEXIST if the name is
+/// taken. The MAC at creation, or udev gives it another one later.
+pub fn create_vxlan(name: &str, mac: Mac, mtu: u32, vxlan: &Vxlan) -> Request {
+    let mut data = vec![
+        InfoVxlan::Id(vxlan.vni),
+        InfoVxlan::Port(vxlan.port),
+        InfoVxlan::Learning(vxlan.learning),
+        // Over IPv6 too, zero checksums are not for us.
+        InfoVxlan::UDPCsum(true),
+    ];
+    data.extend(vxlan.local.map(|local| match local {
+        IpAddr::V4(v4) => InfoVxlan::Local(v4),
+        IpAddr::V6(v6) => InfoVxlan::Local6(v6),
+    }));
+    let attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(data)),
+        ]),
+    ];
+    new_link(message(0, attributes), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// `ip link add NAME type dummy`; EOPNOTSUPP where the kernel has none.
+pub fn create_dummy(name: &str) -> Request {
+    let attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]),
+    ];
+    new_link(message(0, attributes), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// `ip link set mtu N`, by index.
+pub fn set_mtu(index: u32, mtu: u32) -> Request {
+    set_link(message(index, vec![LinkAttribute::Mtu(mtu)]))
 }
 
 /// A veth pair to make: the host end here, the pod end born in the pod's namespace.

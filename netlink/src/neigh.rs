@@ -1,5 +1,5 @@
-//! Neighbour entries (ARP and ND), always seeded STALE and EXT_LEARNED: used at once, healed by the kernel after
-//! a change of MAC, exempt from the table's size limit.
+//! Neighbour entries (ARP and ND). Those of pods are seeded STALE and EXT_LEARNED: used at once, healed by the kernel
+//! after a change of MAC, exempt from the table's size limit. Those of the overlay are permanent: nobody could answer.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 
-use crate::attributes::find;
+use crate::attributes::{address, find};
 use crate::error::Result;
 use crate::link::Mac;
 use crate::socket::{Request, Socket};
@@ -20,6 +20,7 @@ const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
 /// `struct ndmsg` (include/uapi/linux/neighbour.h).
 const HEADER_LEN: usize = 12;
+const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 
 /// An entry as the kernel holds it.
@@ -59,6 +60,65 @@ pub fn get(socket: &mut Socket, link: u32, ip: IpAddr) -> Result<Option<Neighbou
     let request = Request::new(RTM_GETNEIGH, &message(link, ip), 0);
     let found = socket.get(&request, &[libc::ENOENT], |(kind, body)| Ok(parse(kind, body)))?;
     Ok(found.flatten())
+}
+
+/// A permanent entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permanent {
+    /// Interface index.
+    pub link: u32,
+    /// The neighbour's address.
+    pub ip: IpAddr,
+    /// Its hardware address.
+    pub mac: Mac,
+}
+
+/// What an event says of an entry: it is permanent now, or it is not (gone, or left to ARP and ND).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is there.
+    Permanent(Permanent),
+    /// It is not, or not permanent any more: link and address.
+    Gone(u32, IpAddr),
+}
+
+/// `ip neighbour replace IP lladdr MAC dev … nud permanent`.
+pub fn replace_permanent(entry: &Permanent) -> Request {
+    let mut message = message(entry.link, entry.ip);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(entry.mac.0.to_vec()));
+    Request::new(RTM_NEWNEIGH, &message, NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+/// `ip neighbour show dev … nud permanent`, both families.
+pub fn permanent_of_link(socket: &mut Socket, link: u32) -> Result<Vec<Permanent>> {
+    let mut message = NeighbourMessage::default();
+    message.attributes = vec![NeighbourAttribute::IfIndex(link)];
+    let request = Request::new(RTM_GETNEIGH, &message, 0);
+    let list = socket.dump(&request, |(kind, body)| Ok(parse_event(kind, body)))?;
+    let permanent = |change: Change| match change {
+        Change::Permanent(entry) if entry.link == link => Some(entry),
+        Change::Permanent(_) | Change::Gone(..) => None,
+    };
+    Ok(list.into_iter().filter_map(permanent).collect())
+}
+
+/// What an event says; `None` for an event about anything else, also the forwarding table of a bridge or VXLAN.
+pub fn parse_event(kind: u16, body: &[u8]) -> Option<Change> {
+    let attributes = body.get(HEADER_LEN..).filter(|_| matches!(kind, RTM_NEWNEIGH | RTM_DELNEIGH))?;
+    if ![libc::AF_INET, libc::AF_INET6].contains(&i32::from(*body.first()?)) {
+        return None;
+    }
+    let link = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+    let state = NeighbourState::from(u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?));
+    let ip = address(attributes, NDA_DST)?;
+    let mac = find(attributes, NDA_LLADDR).and_then(|bytes| bytes.try_into().ok()).map(Mac);
+    match mac {
+        Some(mac) if kind == RTM_NEWNEIGH && state == NeighbourState::Permanent => {
+            Some(Change::Permanent(Permanent { link, ip, mac }))
+        }
+        _ => Some(Change::Gone(link, ip)),
+    }
 }
 
 fn parse(kind: u16, body: &[u8]) -> Option<Neighbour> {

@@ -15,7 +15,7 @@ use std::slice;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
 pub use self::batch::{Batch, generation};
-pub use self::expression::{Comparison, Expression, Header, Meta, Register};
+pub use self::expression::{Comparison, Expression, Header, Meta, Register, RouteFact};
 use self::uapi::*;
 use crate::attributes::{self, Attributes};
 use crate::error::Result;
@@ -23,6 +23,10 @@ use crate::socket::{Request, Socket};
 
 /// `struct nfgenmsg`, in front of the attributes of each message.
 const ANSWER_HEADER_LEN: usize = 4;
+/// `nlmsg_type` of the event that each committed transaction causes.
+pub(crate) const NEW_GENERATION: u16 = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN;
+/// `NFTNL_UDATA_RULE_COMMENT` (libnftnl/udata.h).
+const RULE_COMMENT: u8 = 0;
 /// Elements in one message: their list is one attribute, which holds 64 KiB, and the largest (end of an IPv6
 /// interval) takes 36 bytes. Even, so that an interval is not torn apart.
 const ELEMENTS_PER_MESSAGE: usize = 512;
@@ -171,6 +175,32 @@ impl Table {
         self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, &attributes)
     }
 
+    /// Appends a rule with a comment, which [`Table::comments`] reads back.
+    pub fn add_commented_rule(
+        self,
+        chain: &str,
+        rule: impl IntoIterator<Item = Expression>,
+        comment: &str,
+    ) -> Request {
+        let mut request = self.add_rule(chain, rule);
+        let comment = user_data(RULE_COMMENT, &[comment.as_bytes(), &[0]].concat());
+        let comment = Attributes::new().bytes(NFTA_RULE_USERDATA, &comment);
+        request.payload.extend_from_slice(comment.as_bytes());
+        request
+    }
+
+    /// The comments of a chain's rules, in their order; empty for a rule without one. No rules when the chain or the
+    /// table is absent.
+    pub fn comments(self, socket: &mut Socket, chain: &str) -> Result<Vec<String>> {
+        let request = self.message(NFT_MSG_GETRULE, 0, &self.rules_of(chain));
+        socket.dump(&request, |(_, body)| Ok(Some(parse_comment(body).unwrap_or_default())))
+    }
+
+    /// Removes the table with all that is in it; ENOENT if there is none.
+    pub fn delete(self) -> Request {
+        self.message(NFT_MSG_DELTABLE, 0, &Attributes::new().text(NFTA_TABLE_NAME, self.name))
+    }
+
     /// Removes all rules of a chain (`nft flush chain`).
     pub fn flush_chain(self, chain: &str) -> Request {
         self.message(NFT_MSG_DELRULE, 0, &self.rules_of(chain))
@@ -276,6 +306,34 @@ fn parse_elements(body: &[u8]) -> Vec<Element> {
         Some(Element { key, start: flags & NFT_SET_ELEM_INTERVAL_END == 0 })
     };
     attributes::read(list).filter_map(|(_, element)| parse(element)).collect()
+}
+
+/// Who committed a transaction, as the event of [`crate::EventStream::nftables`] says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The generation that it made.
+    pub generation: u32,
+    /// The process's id.
+    pub process: u32,
+    /// The process's name.
+    pub name: String,
+}
+
+/// Reads the event of a transaction.
+pub fn parse_event(kind: u16, body: &[u8]) -> Option<Commit> {
+    let attributes = body.get(ANSWER_HEADER_LEN..).filter(|_| kind == NEW_GENERATION)?;
+    Some(Commit {
+        generation: attributes::number(attributes, NFTA_GEN_ID)?,
+        process: attributes::number(attributes, NFTA_GEN_PROC_PID).unwrap_or(0),
+        name: attributes::text(attributes, NFTA_GEN_PROC_NAME).unwrap_or_default(),
+    })
+}
+
+fn parse_comment(body: &[u8]) -> Option<String> {
+    let data = attributes::find(body.get(ANSWER_HEADER_LEN..)?, NFTA_RULE_USERDATA)?;
+    let &[kind, length] = data.first_chunk()?;
+    let text = data.get(2..2 + usize::from(length)).filter(|_| kind == RULE_COMMENT)?;
+    Some(String::from_utf8_lossy(text).trim_end_matches('\0').to_owned())
 }
 
 /// `None` for a chain that hangs on no hook.

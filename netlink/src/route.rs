@@ -6,6 +6,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE}
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteVia,
 };
 
 use crate::attributes::{address, find, native};
@@ -30,6 +31,7 @@ mod rta {
     pub const METRICS: u16 = 8;
     pub const MULTIPATH: u16 = 9;
     pub const TABLE: u16 = 15;
+    pub const VIA: u16 = 18;
     pub const METRIC_MTU: u16 = 2;
     pub const METRIC_ADVMSS: u16 = 8;
 }
@@ -63,6 +65,8 @@ pub struct Route {
     pub advmss: Option<u32>,
     /// Who installed it (`RTPROT_*`).
     pub protocol: u8,
+    /// Packets are refused, and their sender is told: no device, no next hop.
+    pub unreachable: bool,
 }
 
 impl Route {
@@ -80,7 +84,19 @@ impl Route {
             mtu: None,
             advmss: None,
             protocol: PROTOCOL,
+            unreachable: false,
         }
+    }
+
+    /// Refuses packets to the destination, in the main table.
+    pub fn unreachable(destination: IpAddr, prefix_len: u8, priority: u32) -> Self {
+        let priority = Some(priority);
+        Self { priority, unreachable: true, ..Self::on_link(destination, prefix_len, 0) }
+    }
+
+    /// Whether it is the default route of its family.
+    pub fn is_default(&self) -> bool {
+        self.destination.1 == 0
     }
 
     /// The same by way of `gateway`.
@@ -109,13 +125,57 @@ pub fn delete(route: &Route) -> Request {
     Request::new(RTM_DELROUTE, &message(route), 0)
 }
 
+/// `ip route del PREFIX metric N proto N`, whatever its next hop is; ESRCH if there is none.
+pub fn delete_by_prefix(route: &Route) -> Request {
+    let mut message = message(route);
+    message.header.scope = RouteScope::NoWhere;
+    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+    Request::new(RTM_DELROUTE, &message, 0)
+}
+
 /// `ip route show table all`, one family.
 pub fn all(socket: &mut Socket, ipv4: bool) -> Result<Vec<Route>> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(ipv4);
     let request = Request::new(RTM_GETROUTE, &message, 0);
     let lists = socket.dump(&request, |(kind, body)| Ok(parse(kind, body)))?;
+    Ok(lists.into_iter().flatten().filter(|route| !route.unreachable).collect())
+}
+
+/// `ip route show table main proto 87`, one family, unreachable ones too. The kernel filters: other routing daemons
+/// may have a million routes.
+pub fn own(socket: &mut Socket, ipv4: bool) -> Result<Vec<Route>> {
+    let filter = |header: &mut RouteHeader| header.protocol = PROTOCOL.into();
+    let mut found = dump_main(socket, ipv4, filter)?;
+    found.retain(|route| route.protocol == PROTOCOL && route.table == MAIN);
+    Ok(found)
+}
+
+/// `ip route show table main default`, one family.
+pub fn defaults(socket: &mut Socket, ipv4: bool) -> Result<Vec<Route>> {
+    // There is no filter by prefix; unicast routes by their protocols would miss the unknown ones.
+    let mut found = dump_main(socket, ipv4, |_| ())?;
+    found.retain(|route| route.is_default() && route.table == MAIN);
+    Ok(found)
+}
+
+fn dump_main(socket: &mut Socket, ipv4: bool, filter: impl Fn(&mut RouteHeader)) -> Result<Vec<Route>> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(ipv4);
+    message.header.table = u8::try_from(MAIN).unwrap_or(0);
+    filter(&mut message.header);
+    let request = Request::new(RTM_GETROUTE, &message, 0);
+    let lists = socket.dump(&request, |(kind, body)| Ok(parse(kind, body)))?;
     Ok(lists.into_iter().flatten().collect())
+}
+
+/// What an event says: the routes, one for each next hop, and whether they are there now. `None` for an event about
+/// anything else.
+pub fn parse_event(kind: u16, body: &[u8]) -> Option<(Vec<Route>, bool)> {
+    matches!(kind, RTM_NEWROUTE | RTM_DELROUTE)
+        .then(|| parse(RTM_NEWROUTE, body))
+        .flatten()
+        .map(|routes| (routes, kind == RTM_NEWROUTE))
 }
 
 /// `ip route get IP`: whether the node takes packets to this address of `link` for itself. IPv6 addresses get the
@@ -134,11 +194,12 @@ pub fn is_local(socket: &mut Socket, ip: IpAddr, link: u32) -> Result<bool> {
     Ok(found.unwrap_or(false))
 }
 
-/// Unicast routes, one for each next hop; others (local, multicast) are `None`.
+/// Unicast routes, one for each next hop, and unreachable ones; others (local, multicast) are `None`.
 fn parse(kind: u16, body: &[u8]) -> Option<Vec<Route>> {
     let attributes = body.get(HEADER_LEN..).filter(|_| kind == RTM_NEWROUTE)?;
     let &[family, prefix_len, _, _, table, protocol, scope, route_type] = body.first_chunk()?;
-    if RouteType::from(route_type) != RouteType::Unicast {
+    let route_type = RouteType::from(route_type);
+    if route_type != RouteType::Unicast && route_type != RouteType::Unreachable {
         return None;
     }
     let any = if i32::from(family) == libc::AF_INET { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
@@ -146,7 +207,7 @@ fn parse(kind: u16, body: &[u8]) -> Option<Vec<Route>> {
     let metrics = find(attributes, rta::METRICS).unwrap_or_default();
     let route = Route {
         destination: (address(attributes, rta::DST).unwrap_or(any), prefix_len),
-        gateway: address(attributes, rta::GATEWAY),
+        gateway: gateway(attributes),
         link: native(attributes, rta::OIF).unwrap_or(0),
         source: address(attributes, rta::PREFSRC),
         onlink: flags.contains(RouteFlags::Onlink),
@@ -156,11 +217,21 @@ fn parse(kind: u16, body: &[u8]) -> Option<Vec<Route>> {
         mtu: native(metrics, rta::METRIC_MTU),
         advmss: native(metrics, rta::METRIC_ADVMSS),
         protocol,
+        unreachable: route_type == RouteType::Unreachable,
     };
     match find(attributes, rta::MULTIPATH) {
         Some(hops) => Some(next_hops(hops).map(|hop| hop.apply(&route)).collect()),
         None => Some(vec![route]),
     }
+}
+
+/// The next hop, which may be of the other family (`struct rtvia`).
+fn gateway(attributes: &[u8]) -> Option<IpAddr> {
+    let via = || match find(attributes, rta::VIA)?.get(2..)? {
+        v4 if v4.len() == 4 => <[u8; 4]>::try_from(v4).ok().map(IpAddr::from),
+        v6 => <[u8; 16]>::try_from(v6).ok().map(IpAddr::from),
+    };
+    address(attributes, rta::GATEWAY).or_else(via)
 }
 
 /// One next hop of a multipath route.
@@ -173,7 +244,7 @@ struct NextHop<'a> {
 impl NextHop<'_> {
     fn apply(&self, route: &Route) -> Route {
         let onlink = RouteFlags::from_bits_retain(self.flags.into()).contains(RouteFlags::Onlink);
-        Route { link: self.link, gateway: address(self.attributes, rta::GATEWAY), onlink, ..route.clone() }
+        Route { link: self.link, gateway: gateway(self.attributes), onlink, ..route.clone() }
     }
 }
 
@@ -197,7 +268,7 @@ fn message(route: &Route) -> RouteMessage {
         table: u8::try_from(route.table).unwrap_or(0),
         protocol: route.protocol.into(),
         scope: scope(route),
-        kind: RouteType::Unicast,
+        kind: if route.unreachable { RouteType::Unreachable } else { RouteType::Unicast },
         flags: if route.onlink { RouteFlags::Onlink } else { RouteFlags::empty() },
         ..RouteHeader::default()
     };
@@ -205,8 +276,10 @@ fn message(route: &Route) -> RouteMessage {
     if prefix_len > 0 {
         attributes.push(RouteAttribute::Destination(destination.into()));
     }
-    attributes.push(RouteAttribute::Oif(route.link));
-    attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+    if !route.unreachable {
+        attributes.push(RouteAttribute::Oif(route.link));
+    }
+    attributes.extend(route.gateway.map(|gateway| next_hop(gateway, destination.is_ipv4())));
     attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
     attributes.extend(route.priority.map(RouteAttribute::Priority));
     if route.table > 255 {
@@ -220,9 +293,18 @@ fn message(route: &Route) -> RouteMessage {
     message
 }
 
+/// `via IP`, or `via inet6 IP` for an IPv4 route (Linux 5.2).
+fn next_hop(gateway: IpAddr, ipv4: bool) -> RouteAttribute {
+    match gateway {
+        IpAddr::V6(v6) if ipv4 => RouteAttribute::Via(RouteVia::Inet6(v6)),
+        same => RouteAttribute::Gateway(same.into()),
+    }
+}
+
 fn scope(route: &Route) -> RouteScope {
     match route.scope {
         Some(scope) => scope.into(),
+        None if route.unreachable => RouteScope::Universe,
         None if route.gateway.is_none() && route.destination.0.is_ipv4() => RouteScope::Link,
         None => RouteScope::Universe,
     }

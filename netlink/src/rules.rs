@@ -1,4 +1,4 @@
-//! Weft's own tables, `inet weft` and `bridge weft`: masquerading and the spoof guard.
+//! Weft's own tables, `inet weft` and `bridge weft`: masquerading, the spoof guard, and the cluster's chains.
 //!
 //! Each function reads, decides and commits one atomic batch, guarded by the generation id; what is there already
 //! is not sent again. A damaged table (`nft flush ruleset`, a deleted rule) is repaired on the way. Elements that
@@ -6,12 +6,14 @@
 
 mod interval;
 mod masquerade;
+mod overlay;
 mod spoof_guard;
 
 use netlink_packet_core::NLM_F_EXCL;
 
 pub use self::interval::Interval;
 pub use self::masquerade::{Masquerade, ensure_masquerade, missing_masquerade, remove_masquerade_source};
+pub use self::overlay::{Overlay, OverlayState, ensure_overlay, remove_tables};
 pub use self::spoof_guard::{guard_port, port_is_guarded, unguard_port};
 use crate::error::Result;
 use crate::nft::{self, BaseChain, Batch, Expression, Family, Set, Table};

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::sys;
 
 /// `struct nlmsghdr` (include/uapi/linux/netlink.h).
-const HEADER_LEN: usize = 16;
+pub(crate) const HEADER_LEN: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_MULTI: u16 = 0x02;
@@ -156,6 +156,50 @@ impl Socket {
         }
     }
 
+    /// Sends all `requests` in one `send` and returns what the kernel said to each, in their order.
+    ///
+    /// # Errors
+    /// When the socket fails: then it is unknown which of them took effect.
+    pub fn execute_each(&mut self, requests: &[Request]) -> Result<Vec<Result<()>>> {
+        let mut outcomes: Vec<Result<()>> = requests.iter().map(|_| Ok(())).collect();
+        let Some(last) = requests.len().checked_sub(1) else { return Ok(outcomes) };
+        let first_sequence = self.sequence.wrapping_add(1);
+        let mut packet = Vec::with_capacity(128 * requests.len());
+        for (index, request) in requests.iter().enumerate() {
+            let ack = if index == last { NLM_F_ACK } else { 0 };
+            self.append(&mut packet, request, NLM_F_REQUEST | ack);
+        }
+        self.send(&packet)?;
+        while !self.receive(|header, body| {
+            let index = header.sequence_number.wrapping_sub(first_sequence) as usize;
+            if header.message_type == NLMSG_ERROR
+                && let Some(outcome) = outcomes.get_mut(index)
+            {
+                *outcome = acknowledge(header.flags, body, index);
+                return Ok(index == last);
+            }
+            Ok(false)
+        })? {}
+        Ok(outcomes)
+    }
+
+    /// Makes room for batches of up to this many bytes in one `send` (needs CAP_NET_ADMIN).
+    pub fn set_send_room(&self, bytes: i32) -> Result<()> {
+        Ok(sys::set_option(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes)?)
+    }
+
+    /// Makes room for this many bytes of answers that wait to be read (needs CAP_NET_ADMIN).
+    pub fn set_receive_room(&self, bytes: i32) -> Result<()> {
+        Ok(sys::set_option(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)?)
+    }
+
+    /// The number by which the kernel names this socket in the events that its requests cause.
+    pub fn port_id(&self) -> Result<u32> {
+        let address: NetlinkAddr =
+            socket::getsockname(self.fd.as_raw_fd()).map_err(|errno| Error::socket(errno.into()))?;
+        Ok(address.pid())
+    }
+
     /// Asks for one object. `None` when the kernel says there is none (`missing` errnos).
     pub fn get<T>(
         &mut self,
@@ -273,20 +317,22 @@ impl AsFd for Socket {
 
 /// The parts of `struct nlmsghdr` that a reader needs.
 #[derive(Clone, Copy, Debug)]
-struct Header {
-    length: usize,
-    message_type: u16,
-    flags: u16,
-    sequence_number: u32,
+pub(crate) struct Header {
+    pub length: usize,
+    pub message_type: u16,
+    pub flags: u16,
+    pub sequence_number: u32,
+    pub port_id: u32,
 }
 
 impl Header {
-    fn parse(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let header = Self {
             length: word(bytes, 0) as usize,
             message_type: half(bytes, 4),
             flags: half(bytes, 6),
             sequence_number: word(bytes, 8),
+            port_id: word(bytes, 12),
         };
         if header.length < HEADER_LEN { Err(Error::malformed("message length")) } else { Ok(header) }
     }

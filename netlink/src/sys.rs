@@ -43,24 +43,105 @@ pub fn namespace_type(fd: BorrowedFd<'_>) -> Option<i32> {
     (kind >= 0).then_some(kind)
 }
 
+/// One statement of a classic BPF program.
+pub type Statement = libc::sock_filter;
+
+/// `if field == value { fall through } else { skip `otherwise` statements }`, over the value loaded last.
+fn jump_equal(value: u32, matched: u8, otherwise: u8) -> Statement {
+    statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, matched, otherwise, value)
+}
+
+/// Loads the byte at `offset` of a message.
+fn load_byte(offset: u32) -> Statement {
+    statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, offset)
+}
+
+/// Loads two bytes. BPF loads are big-endian, netlink is host order: compare with [`half_as_loaded`].
+fn load_half(offset: u32) -> Statement {
+    statement(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, offset)
+}
+
+fn load_word(offset: u32) -> Statement {
+    statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
+}
+
+fn accept() -> Statement {
+    statement(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX)
+}
+
+fn refuse() -> Statement {
+    statement(libc::BPF_RET | libc::BPF_K, 0, 0, 0)
+}
+
+fn statement(code: u32, jt: u8, jf: u8, k: u32) -> Statement {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+/// A host-order number of a message as a big-endian load sees it.
+fn half_as_loaded(value: u16) -> u32 {
+    u16::from_be_bytes(value.to_ne_bytes()).into()
+}
+
+/// See [`half_as_loaded`].
+fn word_as_loaded(value: u32) -> u32 {
+    u32::from_be_bytes(value.to_ne_bytes())
+}
+
 /// Limits the multicast messages a socket receives to those of `message_type` about interface `ifindex`
 /// (a classic BPF program over `struct nlmsghdr` and `struct ifinfomsg`).
 ///
 /// Messages that are no multicast, such as acknowledgements, are filtered too: attach it only to a socket that
 /// listens and never asks.
 pub fn only_link_events(fd: BorrowedFd<'_>, message_type: u16, ifindex: u32) -> io::Result<()> {
-    // BPF loads are big-endian, netlink is host order: compare with the value as it lies in memory.
-    let wanted_type = u32::from(u16::from_be_bytes(message_type.to_ne_bytes()));
-    let wanted_index = u32::from_be_bytes(ifindex.to_ne_bytes());
-    let statement = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut program = [
-        statement(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 4),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 3, wanted_type),
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 20),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, wanted_index),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-    ];
+    attach(
+        fd,
+        &mut [
+            load_half(4),
+            jump_equal(half_as_loaded(message_type), 0, 3),
+            load_word(20),
+            jump_equal(word_as_loaded(ifindex), 0, 1),
+            accept(),
+            refuse(),
+        ],
+    )
+}
+
+/// Limits the multicast messages a socket receives to those of `message_type`. See [`only_link_events`].
+pub fn only_messages(fd: BorrowedFd<'_>, message_type: u16) -> io::Result<()> {
+    attach(fd, &mut [load_half(4), jump_equal(half_as_loaded(message_type), 0, 1), accept(), refuse()])
+}
+
+/// Limits the multicast messages of a route socket: neighbours (RTM_NEWNEIGH, RTM_DELNEIGH) only of the interfaces
+/// `neighbours_of`, routes (RTM_NEWROUTE, RTM_DELROUTE) only of protocol `protocol` and default ones. Others pass.
+pub fn overlay_events(fd: BorrowedFd<'_>, protocol: u8, neighbours_of: [u32; 2]) -> io::Result<()> {
+    /// `struct nlmsghdr` is 16 bytes; `ndm_ifindex`, `rtm_dst_len` and `rtm_protocol` behind it.
+    const NDM_IFINDEX: u32 = 16 + 4;
+    const RTM_DST_LEN: u32 = 16 + 1;
+    const RTM_PROTOCOL: u32 = 16 + 5;
+    let [first, second] = neighbours_of;
+    attach(
+        fd,
+        &mut [
+            load_half(4),
+            jump_equal(half_as_loaded(28), 4, 0),
+            jump_equal(half_as_loaded(29), 3, 0),
+            jump_equal(half_as_loaded(24), 5, 0),
+            jump_equal(half_as_loaded(25), 4, 0),
+            accept(),
+            load_word(NDM_IFINDEX),
+            jump_equal(word_as_loaded(first), 5, 0),
+            jump_equal(word_as_loaded(second), 4, 5),
+            load_byte(RTM_PROTOCOL),
+            jump_equal(protocol.into(), 2, 0),
+            load_byte(RTM_DST_LEN),
+            jump_equal(0, 0, 1),
+            accept(),
+            refuse(),
+        ],
+    )
+}
+
+fn attach(fd: BorrowedFd<'_>, program: &mut [Statement]) -> io::Result<()> {
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: `filter` points at `program`, and both live across the call; the kernel copies them.
     let outcome = unsafe {

@@ -69,6 +69,7 @@ fn delimiter(kind: u16, attributes: &Attributes) -> Request {
 fn named(refused: Error, requests: &[Request]) -> Error {
     let what = match requests.get(refused.index).map(|request| request.kind & 0xff) {
         Some(NFT_MSG_NEWTABLE) => "new table",
+        Some(NFT_MSG_DELTABLE) => "delete table",
         Some(NFT_MSG_NEWCHAIN) => "new chain",
         Some(NFT_MSG_NEWRULE) => "new rule",
         Some(NFT_MSG_DELRULE) => "delete rules",

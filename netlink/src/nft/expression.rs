@@ -23,8 +23,24 @@ pub enum Register {
 pub enum Meta {
     /// Index of the interface the packet came in by; host byte order.
     InputIndex = 4,
+    /// Name of the interface the packet leaves by, padded with zeros to 16 bytes.
+    OutputName = 7,
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`, one byte.
     Protocol = 15,
+    /// Protocol number behind the IP header, one byte.
+    Transport = 16,
+}
+
+/// What `rt` loads of the packet's route (`enum nft_rt_keys`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RouteFact {
+    /// The IPv4 next hop; the packet's own destination on a link.
+    NextHopV4 = 1,
+    /// The same in IPv6.
+    NextHopV6 = 2,
+    /// The largest TCP segment that fits both ways; two bytes, host byte order.
+    SegmentSize = 3,
 }
 
 /// Which header an offset counts from (`enum nft_payload_bases`).
@@ -35,6 +51,8 @@ pub enum Header {
     Link = 0,
     /// IPv4 or IPv6.
     Network = 1,
+    /// TCP, UDP, ICMP.
+    Transport = 2,
 }
 
 /// How `cmp` compares (`enum nft_cmp_ops`).
@@ -65,14 +83,51 @@ impl Expression {
     }
 
     /// `bitwise reg = ( reg & mask ) ^ 0`.
-    pub fn mask(register: Register, mask: [u8; 4]) -> Self {
+    pub fn mask<const N: usize>(register: Register, mask: [u8; N]) -> Self {
         let data = Attributes::new()
             .number(NFTA_BITWISE_SREG, register as u32)
             .number(NFTA_BITWISE_DREG, register as u32)
-            .number(NFTA_BITWISE_LEN, 4)
+            .number(NFTA_BITWISE_LEN, u32::try_from(N).unwrap_or(u32::MAX))
             .nested(NFTA_BITWISE_MASK, value(&mask))
-            .nested(NFTA_BITWISE_XOR, value(&[0; 4]));
+            .nested(NFTA_BITWISE_XOR, value(&[0; N]));
         Self::new("bitwise", data)
+    }
+
+    /// `rt load fact => reg`.
+    pub fn route(fact: RouteFact, into: Register) -> Self {
+        let data = Attributes::new().number(NFTA_RT_KEY, fact as u32).number(NFTA_RT_DREG, into as u32);
+        Self::new("rt", data)
+    }
+
+    /// `byteorder reg = hton(reg, 2, 2)`: a two-byte number into network byte order.
+    pub fn to_network_order(register: Register) -> Self {
+        let data = Attributes::new()
+            .number(NFTA_BYTEORDER_SREG, register as u32)
+            .number(NFTA_BYTEORDER_DREG, register as u32)
+            .number(NFTA_BYTEORDER_OP, NFT_BYTEORDER_HTON)
+            .number(NFTA_BYTEORDER_LEN, 2)
+            .number(NFTA_BYTEORDER_SIZE, 2);
+        Self::new("byteorder", data)
+    }
+
+    /// `exthdr write tcpopt reg => 2b @ 2 + 2`: the maximum segment size option. The kernel only ever lowers it.
+    pub fn set_segment_size(from: Register) -> Self {
+        /// `TCPOPT_MSS`, and where its number is.
+        const MSS: u8 = 2;
+        const NUMBER: u32 = 2;
+        let data = Attributes::new()
+            .number(NFTA_EXTHDR_SREG, from as u32)
+            .bytes(NFTA_EXTHDR_TYPE, &[MSS])
+            .number(NFTA_EXTHDR_OFFSET, NUMBER)
+            .number(NFTA_EXTHDR_LEN, 2)
+            .number(NFTA_EXTHDR_OP, NFT_EXTHDR_OP_TCPOPT);
+        Self::new("exthdr", data)
+    }
+
+    /// `counter`.
+    pub fn counter() -> Self {
+        let zero = 0u64.to_be_bytes();
+        Self::new("counter", Attributes::new().bytes(NFTA_COUNTER_BYTES, &zero).bytes(NFTA_COUNTER_PACKETS, &zero))
     }
 
     /// `cmp eq|neq reg data`.
@@ -118,6 +173,11 @@ impl Expression {
 
     fn new(name: &str, data: Attributes) -> Self {
         Self(Attributes::new().text(NFTA_EXPR_NAME, name).nested(NFTA_EXPR_DATA, data))
+    }
+
+    /// The expression as it is sent.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 
     pub(super) fn into_attributes(self) -> Attributes {

@@ -58,7 +58,8 @@ pub(super) fn plan(observed: &[Interval], wanted: &[Interval]) -> Change {
     Change { add: merge([missing.as_slice(), &remove].concat()), remove }
 }
 
-fn merge(mut intervals: Vec<Interval>) -> Vec<Interval> {
+/// Joins what overlaps; ascending.
+pub(super) fn merge(mut intervals: Vec<Interval>) -> Vec<Interval> {
     intervals.sort_unstable();
     intervals.dedup_by(|next, kept| {
         let joined = kept.overlaps(next);
@@ -98,7 +99,8 @@ pub(super) fn intervals(elements: &[Element]) -> Vec<Interval> {
         .collect()
 }
 
-fn key(address: IpAddr) -> Vec<u8> {
+/// An address as a set stores it.
+pub(super) fn key(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),

@@ -1,0 +1,507 @@
+//! The loop: what happened goes into the machine, what comes out is done in its order.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use weft_cni::error::{Error, code};
+use weft_cni::ip::IfAddr;
+use weft_netlink::Socket;
+use weft_overlay::PlaneReport;
+use weft_overlay::wanted::Wanted;
+
+use super::document::Document;
+use super::host;
+use super::local::Local;
+use super::notices::Notices;
+use super::places::{self, Places};
+use super::plane::{self, Plane};
+use super::start::{Started, broken, now};
+use crate::cluster::{BlockUse, Input, Machine, Output, Refusal};
+use crate::command::{Failure, Verdict};
+use crate::conf::{Conf, PodMode};
+use crate::conflist::{self, Conflist};
+use crate::notify::Notifier;
+use crate::socket::{Asked, Server};
+use crate::store::{Resume, Store, StoreReply, StoreRequest, WatchInput};
+use crate::{address, files, install};
+
+/// How often the plugin's folders are looked at.
+const LOOK: Duration = Duration::from_secs(3);
+/// How often garbage is collected and what others may have changed is put right.
+const TIDY: Duration = Duration::from_secs(60);
+/// How long a service manager is left in the dark about a node that waits for its store.
+const READY_AT_LAST: Duration = Duration::from_secs(20);
+/// How long the last words to the store may take.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// Messages that may wait; whoever sends more waits too.
+const ROOM: usize = 64;
+
+/// What happened, besides what the store's watch says.
+#[derive(Debug)]
+enum Event {
+    Store(StoreReply),
+    Collected(Result<usize, String>),
+    HostChanged,
+    HostUnknown(String),
+}
+
+/// A running daemon.
+pub struct Daemon {
+    conf: Arc<Conf>,
+    places: Places,
+    notifier: Notifier,
+    store: Arc<dyn Store>,
+    machine: Machine,
+    local: Local,
+    plane: Plane,
+    notices: Notices,
+    tasks: JoinSet<()>,
+    events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    asked: (mpsc::Sender<Asked>, mpsc::Receiver<Asked>),
+    watch: Option<(mpsc::Receiver<WatchInput>, AbortHandle)>,
+    needs: BTreeMap<u64, oneshot::Sender<Result<(), Error>>>,
+    last_need: u64,
+    wanted: Option<Arc<Wanted>>,
+    report: Option<PlaneReport>,
+    usage: Vec<BlockUse>,
+    published: Vec<IfAddr>,
+    ready: bool,
+    told_ready: bool,
+    conflist: Option<Conflist>,
+    calls: usize,
+}
+
+impl Daemon {
+    /// Starts everything that runs beside the loop.
+    ///
+    /// # Errors
+    /// What could not be started.
+    pub fn new(
+        conf: Arc<Conf>,
+        places: Places,
+        notifier: Notifier,
+        store: Arc<dyn Store>,
+        started: Started,
+    ) -> Result<Self, Failure> {
+        let plane = Plane::start(&conf).map_err(broken)?;
+        let mut daemon = Self {
+            plane,
+            machine: started.machine,
+            local: started.local,
+            notices: Notices::default(),
+            tasks: JoinSet::new(),
+            events: mpsc::channel(ROOM),
+            asked: mpsc::channel(ROOM),
+            watch: None,
+            needs: BTreeMap::new(),
+            last_need: 0,
+            wanted: None,
+            report: None,
+            usage: Vec::new(),
+            published: started.published.clone().unwrap_or_default(),
+            ready: false,
+            told_ready: false,
+            conflist: None,
+            calls: 0,
+            conf,
+            places,
+            notifier,
+            store,
+        };
+        daemon.notices.set("addresses", started.published.map(drop), ADDRESSES_WAY_OUT);
+        daemon.install();
+        let server = Server::bind(places::socket()).map_err(broken)?;
+        daemon.tasks.spawn(server.serve(daemon.asked.0.clone()));
+        daemon.follow_host();
+        Ok(daemon)
+    }
+
+    /// Runs until told to stop, or until there is a reason to end.
+    ///
+    /// # Errors
+    /// That reason.
+    pub async fn run(mut self) -> Result<Verdict, Failure> {
+        let failed = |error: std::io::Error| broken(format!("wait for signals: {error}"));
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut look = every(LOOK);
+        let mut tidy = every(TIDY);
+        let mut pulse = every(self.notifier.watchdog_period().unwrap_or(TIDY));
+        let ready_at_last = sleep(READY_AT_LAST);
+        tokio::pin!(ready_at_last);
+        loop {
+            if let Some(end) = self.work()? {
+                return end;
+            }
+            let due = self.machine.next_timeout().map(|at| at.boot.saturating_sub(now().boot));
+            let due = Instant::now() + due.unwrap_or(TIDY);
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => return self.stop().await,
+                _ = interrupt.recv() => return self.stop().await,
+                Some(event) = self.events.1.recv() => self.happened(event),
+                Some(input) = next(&mut self.watch) => self.tell(Input::Watch(input)),
+                Some(asked) = self.asked.1.recv() => self.was_asked(asked),
+                Some(report) = self.plane.next_report() => self.reported(report),
+                Some(ended) = self.tasks.join_next() => ended_well(ended)?,
+                () = tokio::time::sleep_until(due) => self.tell(Input::Tick),
+                _ = look.tick() => self.look()?,
+                _ = tidy.tick() => self.tidy(),
+                _ = pulse.tick() => self.notifier.alive(),
+                () = &mut ready_at_last, if !self.told_ready => self.tell_ready("waits for the cluster's store"),
+            }
+        }
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.machine.handle(input, now());
+    }
+
+    /// Does everything that the machine wants done; `Some` when it wants to end.
+    fn work(&mut self) -> Result<Option<Result<Verdict, Failure>>, Failure> {
+        while let Some(output) = self.machine.poll() {
+            if let Output::Exit { code, sentence } = output {
+                tracing::error!("{sentence}");
+                let verdict = if code == 1 { Verdict::FoundSomething } else { Verdict::CouldNotTell };
+                return Ok(Some(Err(Failure::all(verdict, vec![sentence]))));
+            }
+            self.perform(output)?;
+        }
+        Ok(None)
+    }
+
+    fn perform(&mut self, output: Output) -> Result<(), Failure> {
+        match output {
+            Output::Store(request) => self.call(request),
+            Output::Follow(resume) => self.follow(resume),
+            Output::PersistIdentity { file, run } => {
+                persist(&self.places.identity(), &file)?;
+                Local::note_identity(&run).map_err(broken)?;
+            }
+            Output::PersistMemory(bytes) => persist(&self.places.memory(), &bytes)?,
+            Output::PersistSnapshot(bytes) => persist(&self.places.snapshot(), &bytes)?,
+            Output::Grant(block) => {
+                let result = self.local.grant(&block);
+                if result.is_ok() {
+                    tracing::info!(%block, "block granted");
+                }
+                self.tell(Input::GrantDone { block, result });
+            }
+            Output::Quarantine(block) => {
+                let result = Local::quarantine(&block);
+                tracing::info!(%block, "block set aside: no more addresses of it are given");
+                self.tell(Input::QuarantineDone { block, result });
+            }
+            Output::Withdraw(block) => {
+                let result = self.local.withdraw(&block);
+                tracing::info!(%block, ?result, "block withdrawn");
+                self.tell(Input::WithdrawDone { block, result });
+            }
+            Output::Wanted { wanted, .. } => self.want(wanted),
+            Output::Finding(change) => self.notices.change(change),
+            Output::Ready(ready) => {
+                self.ready = ready;
+                self.offer();
+            }
+            Output::NeedAnswer { id, result } => self.answer(id, result),
+            Output::Exit { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, request: StoreRequest) {
+        let (store, events) = (self.store.clone(), self.events.0.clone());
+        self.calls += 1;
+        self.tasks.spawn(async move {
+            let StoreRequest { id, op } = request;
+            let result = store.call(op).await;
+            // A daemon that ends hears nothing more.
+            let _ending = events.send(Event::Store(StoreReply { id, result })).await;
+        });
+    }
+
+    fn follow(&mut self, resume: Option<Resume>) {
+        if let Some((_, former)) = self.watch.take() {
+            former.abort();
+        }
+        let (sender, receiver) = mpsc::channel(ROOM);
+        let store = self.store.clone();
+        let task = self.tasks.spawn(async move { store.follow(resume, sender).await });
+        self.watch = Some((receiver, task));
+    }
+
+    fn follow_host(&mut self) {
+        let (changed, mut changes) = mpsc::channel(1);
+        let events = self.events.0.clone();
+        self.tasks.spawn(async move {
+            let forward = async {
+                while changes.recv().await.is_some() {
+                    let _ending = events.send(Event::HostChanged).await;
+                }
+            };
+            let (followed, ()) = tokio::join!(host::follow(changed), forward);
+            if let Err(sentence) = followed {
+                let _ending = events.send(Event::HostUnknown(sentence)).await;
+            }
+        });
+    }
+
+    fn want(&mut self, wanted: Arc<Wanted>) {
+        let is_news = self.wanted.as_ref().is_none_or(|before| before.this != wanted.this || before.cidrs != wanted.cidrs);
+        if is_news {
+            let followed = self.local.follow(&wanted);
+            self.notices.set("local", followed, "Look at /run/weft: its owner, its space, its label");
+        }
+        self.plane.want(wanted.clone());
+        self.wanted = Some(wanted);
+    }
+
+    fn happened(&mut self, event: Event) {
+        match event {
+            Event::Store(reply) => {
+                self.calls = self.calls.saturating_sub(1);
+                self.tell(Input::Store(reply));
+            }
+            Event::Collected(result) => {
+                self.notices.set("collector", result.map(drop), "It is tried again each minute");
+            }
+            Event::HostChanged => self.look_at_addresses(),
+            Event::HostUnknown(sentence) => {
+                self.notices.set("addresses", Err(sentence), "Addresses are looked at each minute all the same");
+            }
+        }
+    }
+
+    fn was_asked(&mut self, asked: Asked) {
+        match asked {
+            Asked::Status { answer } => {
+                // Whoever asked may be gone.
+                let _gone = answer.send(self.document().to_json());
+            }
+            Asked::NeedBlock { network, families, answer } => {
+                tracing::debug!(network, ?families, "a pod found no free address");
+                self.count();
+                self.last_need += 1;
+                self.needs.insert(self.last_need, answer);
+                self.tell(Input::NeedBlock { id: self.last_need });
+            }
+        }
+    }
+
+    fn answer(&mut self, id: u64, result: Result<(), Refusal>) {
+        if let Some(asker) = self.needs.remove(&id) {
+            let error = |refusal: Refusal| Error::new(code::TRY_AGAIN, refusal.sentence).with_details(refusal.details);
+            let _gone = asker.send(result.map_err(error));
+        }
+    }
+
+    fn reported(&mut self, report: PlaneReport) {
+        self.notices.replace("plane-", plane::notices(&report));
+        let before = self.report.as_ref();
+        let healed = report.healed.saturating_sub(before.map_or(0, |before| before.healed));
+        if healed > 0 {
+            tracing::info!(objects = healed, "put back what somebody else had changed");
+        }
+        if before.is_none_or(|before| before.underlay != report.underlay) {
+            let links: Vec<&str> = report.underlay.iter().map(|way| way.link.as_str()).collect();
+            tracing::info!(?links, pod_mtu = report.pod_mtu, "other nodes are reached by");
+        }
+        self.report = Some(report);
+        self.offer();
+    }
+
+    /// Counts what is in use, and tells the machine if that is news.
+    fn count(&mut self) {
+        match self.local.usage() {
+            Ok(usage) => {
+                self.notices.clear("usage", "");
+                if usage != self.usage {
+                    self.usage.clone_from(&usage);
+                    self.tell(Input::LocalUse(usage));
+                }
+            }
+            Err(sentence) => self.notices.set("usage", Err(sentence), "Look at /run/weft; it is tried again"),
+        }
+    }
+
+    fn look(&mut self) -> Result<(), Failure> {
+        if !self.places.are_current() {
+            return Err(broken(
+                "/run/weft was removed, or is not the host's any more: weftd ends, and finds the right one when it is started again",
+            ));
+        }
+        if !self.plane.is_running() {
+            return Err(broken("the data plane's thread ended: weftd ends, and the network stays"));
+        }
+        self.count();
+        Ok(())
+    }
+
+    fn tidy(&mut self) {
+        let events = self.events.0.clone();
+        self.tasks.spawn(async move {
+            let collected = tokio::task::spawn_blocking(Local::collect).await;
+            let result = collected.unwrap_or_else(|error| Err(format!("collect garbage: {error}")));
+            let _ending = events.send(Event::Collected(result)).await;
+        });
+        self.look_at_addresses();
+        if let Some(wanted) = self.wanted.clone() {
+            // The records may have been wiped, and with them what was reserved.
+            let followed = self.local.follow(&wanted);
+            self.notices.set("local", followed, "Look at /run/weft: its owner, its space, its label");
+        }
+        self.conflist = None;
+        self.offer();
+    }
+
+    fn look_at_addresses(&mut self) {
+        let seen = Socket::route().map_err(|error| error.to_string()).and_then(|mut socket| {
+            address::choose(&self.conf.underlay, &address::observe(&mut socket)?, &self.published)
+        });
+        match seen {
+            // The machine waits until it has held for a while.
+            Ok(addresses) if addresses != self.published => {
+                tracing::info!(?addresses, "this node's addresses");
+                self.published.clone_from(&addresses);
+                self.notices.clear("addresses", "");
+                self.tell(Input::Published(addresses));
+            }
+            seen => self.notices.set("addresses", seen.map(drop), ADDRESSES_WAY_OUT),
+        }
+    }
+
+    fn install(&mut self) {
+        let bin_dir = &self.conf.cni.bin_dir;
+        let done = install::source().map_err(|error| vec![error]).and_then(|from| install::install(&from, bin_dir));
+        match done {
+            Ok(plugins) => {
+                for plugin in plugins.iter().filter(|plugin| plugin.changed) {
+                    tracing::info!(path = %plugin.path.display(), "plugin installed");
+                }
+            }
+            // They may have been put there by somebody else.
+            Err(_) if install::present(bin_dir) => {}
+            Err(sentences) => self.notices.set(
+                "plugins",
+                Err(sentences.join("; ")),
+                "Put weft and weft-ipam beside weftd, or run `weftd install --from FOLDER`",
+            ),
+        }
+    }
+
+    /// Writes the conflist once an ADD can succeed: addresses are granted, the data plane is in place, plugins are there.
+    fn offer(&mut self) {
+        if !self.ready || !install::present(&self.conf.cni.bin_dir) {
+            return;
+        }
+        let Some(report) = self.report.as_ref().filter(|report| plane::is_in_place(report)) else { return };
+        let conflist = Conflist { mode: self.conf.network.mode.unwrap_or(PodMode::Bridge), mtu: report.pod_mtu };
+        if self.conflist == Some(conflist) {
+            return;
+        }
+        let written = conflist::write(&self.conf.cni.conf_dir, &conflist);
+        if written == Ok(true) {
+            tracing::info!(path = %conflist::path(&self.conf.cni.conf_dir).display(), mtu = conflist.mtu, "pods can start");
+        }
+        if written.is_ok() {
+            self.conflist = Some(conflist);
+            self.warn_of_earlier();
+            self.tell_ready("pods can start");
+        }
+        self.notices.set("conflist", written.map(drop), "Make the folder writable; it is tried again each minute");
+    }
+
+    fn warn_of_earlier(&mut self) {
+        let earlier = conflist::earlier(&self.conf.cni.conf_dir);
+        let outcome = if earlier.is_empty() {
+            Ok(())
+        } else {
+            let names = earlier.join(", ");
+            Err(format!("{} has {names}, which container runtimes take before Weft's", self.conf.cni.conf_dir.display()))
+        };
+        self.notices.set("other-network", outcome, "Remove that file, if Weft is to be the pods' network");
+    }
+
+    fn tell_ready(&mut self, status: &str) {
+        if self.told_ready {
+            self.notifier.status(status);
+        } else {
+            self.told_ready = true;
+            self.notifier.ready(status);
+        }
+    }
+
+    fn document(&self) -> Document {
+        Document::of_daemon(super::document::Known {
+            conf: &self.conf,
+            status: self.machine.status(),
+            usage: &self.usage,
+            wanted: self.wanted.as_deref(),
+            report: self.report.as_ref(),
+            notices: self.notices.all().cloned().collect(),
+            ready: self.ready && self.conflist.is_some(),
+        })
+    }
+
+    /// Says farewell to the store; the network stays as it is.
+    async fn stop(mut self) -> Result<Verdict, Failure> {
+        self.notifier.stopping();
+        self.tell(Input::Stop);
+        let deadline = Instant::now() + FAREWELL;
+        loop {
+            if let Some(end) = self.work()? {
+                return end;
+            }
+            if self.calls == 0 {
+                break;
+            }
+            tokio::select! {
+                Some(event) = self.events.1.recv() => self.happened(event),
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        tracing::info!("weftd ends; the network stays");
+        Ok(Verdict::Fine)
+    }
+}
+
+const ADDRESSES_WAY_OUT: &str = "Give `interface` or `addresses` in weftd.toml; it is looked at again when addresses change";
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn next(watch: &mut Option<(mpsc::Receiver<WatchInput>, AbortHandle)>) -> Option<WatchInput> {
+    match watch {
+        Some((receiver, _)) => match receiver.recv().await {
+            Some(input) => Some(input),
+            // Its task has ended; the next one comes with the machine's next wish.
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// A task that panicked takes the daemon with it: whoever supervises it starts a whole one.
+fn ended_well(ended: Result<(), tokio::task::JoinError>) -> Result<(), Failure> {
+    match ended {
+        Err(error) if error.is_panic() => Err(broken(format!("a part of weftd failed: {error}"))),
+        _ => Ok(()),
+    }
+}
+
+/// What must be on the disk before anything that relies on it. When it cannot be, nothing further is done.
+fn persist(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    let written = files::replace(path, content, files::PRIVATE);
+    written.map(drop).map_err(|error| {
+        broken(format!("write {}: {error}; weftd ends, since it must not forget what it does", path.display()))
+    })
+}

@@ -1,0 +1,206 @@
+//! The sockets of the data plane, and what comes in by them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use weft_netlink::rules::{self, Overlay, OverlayState};
+use weft_netlink::{Drained, EventStream, Protocol, Result, Socket, nft, route};
+
+use crate::execute::{self, Outcome};
+use crate::objects::Key;
+use crate::observed::Observed;
+use crate::plan::Op;
+
+/// Room for a batch, also one of all next hops of a large cluster.
+const SEND_ROOM: i32 = 4 * 1024 * 1024;
+/// Room for answers: a batch of requests that are all refused.
+const RECEIVE_ROOM: i32 = 1024 * 1024;
+
+/// The sockets.
+#[derive(Debug)]
+pub struct Kernel {
+    route: Socket,
+    rules: Socket,
+    events: EventStream,
+    commits: EventStream,
+    own_port: u32,
+    /// The links whose neighbours the event socket hears of.
+    followed: [u32; 2],
+    state: OverlayState,
+}
+
+/// What events have told since it was last looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// Objects that others took away or changed, with their names as far as the kernel tells; `None` for those that
+    /// the kernel itself dropped.
+    pub lost: BTreeMap<Key, Culprit>,
+    /// Something of ours changed.
+    pub objects: bool,
+    /// Something that leads to other nodes may have changed.
+    pub facts: bool,
+    /// Everything must be read again.
+    pub resync: bool,
+    /// Others committed packet rules; the last of them.
+    pub commit: Option<String>,
+}
+
+/// Who took an object away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Culprit {
+    /// The kernel, or somebody it does not name.
+    Unknown,
+    /// A process.
+    Process(String),
+}
+
+impl Kernel {
+    /// Opens the sockets in the calling thread's network namespace, and subscribes: what changes from here on is heard.
+    ///
+    /// # Errors
+    /// When a socket cannot be had, e.g. without CAP_NET_ADMIN.
+    pub fn open() -> Result<Self> {
+        let (route, rules) = (Socket::route()?, Socket::open(Protocol::Netfilter)?);
+        for socket in [&route, &rules] {
+            socket.set_send_room(SEND_ROOM)?;
+            socket.set_receive_room(RECEIVE_ROOM)?;
+        }
+        let own_port = route.port_id()?;
+        let (events, commits) = (EventStream::route()?, EventStream::nftables()?);
+        Ok(Self { route, rules, events, commits, own_port, followed: [0; 2], state: OverlayState::default() })
+    }
+
+    /// The descriptors to poll for events.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.events.as_fd(), self.commits.as_fd()]
+    }
+
+    /// Reads what the kernel has.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn read(&mut self) -> Result<Observed> {
+        // The filter first: what changes while the list is read must not be missed.
+        let mut observed = Observed::read(&mut self.route)?;
+        if self.follow(&observed) {
+            observed = Observed::read(&mut self.route)?;
+        }
+        Ok(observed)
+    }
+
+    /// Brings all waiting events in.
+    pub fn drain(&mut self, observed: &mut Observed, news: &mut News) {
+        let own_port = self.own_port;
+        let drained = self.events.drain(|event| {
+            let effect = observed.apply(&event);
+            news.objects |= effect.objects;
+            news.facts |= effect.facts;
+            news.resync |= effect.resync;
+            for (key, by) in effect.lost.into_iter().filter(|(_, by)| *by != own_port) {
+                news.lost.insert(key, culprit(by));
+            }
+        });
+        news.resync |= !matches!(drained, Ok(Drained::Complete));
+        news.resync |= self.follow(observed);
+        let own = std::process::id();
+        let drained = self.commits.drain(|event| {
+            if let Some(commit) = nft::parse_event(event.kind, event.body)
+                && commit.process != own
+            {
+                news.commit = Some(format!("{} (process {})", commit.name, commit.process));
+            }
+        });
+        if !matches!(drained, Ok(Drained::Complete)) {
+            news.commit.get_or_insert_with(|| "somebody".to_owned());
+        }
+    }
+
+    /// Carries operations out. What others do meanwhile goes into `news`.
+    pub fn execute(&mut self, ops: &[Op], observed: &mut Observed, news: &mut News) -> Outcome {
+        // The executor needs the request socket while events are read: a socket of its own for the time being.
+        let Self { route, events, followed, own_port, .. } = self;
+        let refresh = |observed: &mut Observed| {
+            let drained = events.drain(|event| {
+                let effect = observed.apply(&event);
+                news.resync |= effect.resync && event.port_id != *own_port;
+                // Forwarding entries name nobody: those are our own doing here.
+                let others = effect.lost.into_iter().filter(|(_, by)| *by != *own_port && *by != 0);
+                news.lost.extend(others.map(|(key, by)| (key, culprit(by))));
+                news.facts |= effect.facts;
+            });
+            news.resync |= !matches!(drained, Ok(Drained::Complete));
+            let carriers = observed.carrier_indexes();
+            if carriers != *followed {
+                news.resync |= events.follow_neighbours(carriers).is_err();
+                *followed = carriers;
+            }
+        };
+        execute::execute(route, ops, observed, refresh)
+    }
+
+    /// Brings the packet rules in; see [`rules::ensure_overlay`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn ensure_rules(&mut self, wanted: &Overlay, may_remove: bool) -> Result<bool> {
+        rules::ensure_overlay(&mut self.rules, &mut self.state, wanted, may_remove)
+    }
+
+    /// Foreign chains that drop what they forward.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn foreign_drops(&mut self) -> Result<Vec<String>> {
+        rules::forward_policy_drops(&mut self.rules)
+    }
+
+    /// Removes Weft's tables.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_rules(&mut self) -> Result<bool> {
+        rules::remove_tables(&mut self.rules)
+    }
+
+    /// Removes a link.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_link(&mut self, index: u32) -> Result<()> {
+        self.route.execute_tolerating(&[weft_netlink::link::delete(index)], |_, errno| errno == libc::ENODEV)
+    }
+
+    /// Indexes of the links with a default route from a router advertisement.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn advertised(&mut self) -> Result<Vec<u32>> {
+        let routes = route::defaults(&mut self.route, false)?;
+        Ok(routes.iter().filter(|r| route::from_router_advertisement(r)).map(|r| r.link).collect())
+    }
+
+    /// Says whether the filter had to be changed for a device that is there.
+    fn follow(&mut self, observed: &Observed) -> bool {
+        let carriers = observed.carrier_indexes();
+        if carriers == self.followed {
+            return false;
+        }
+        let followed = self.events.follow_neighbours(carriers);
+        self.followed = carriers;
+        followed.is_err() || carriers != [0; 2]
+    }
+}
+
+/// The port of a process's first socket is its id; later ones, and those of the kernel, tell nothing.
+fn culprit(port_id: u32) -> Culprit {
+    let name = |id: u32| {
+        let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+        Some(format!("{} (process {id})", name.trim_end()))
+    };
+    match port_id {
+        0 => Culprit::Unknown,
+        id if id < 1 << 22 => Culprit::Process(name(id).unwrap_or_else(|| format!("process {id}, which has ended"))),
+        _ => Culprit::Process("a process that the kernel does not name".to_owned()),
+    }
+}

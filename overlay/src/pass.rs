@@ -1,0 +1,329 @@
+//! One pass: from what is wanted and observed to a kernel that has it, and a report. Reads no clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use weft_netlink::Result;
+
+use crate::backoff::Backoff;
+use crate::desired::{Desired, desired};
+use crate::execute::Failure;
+use crate::finding::Finding;
+use crate::kernel::{Culprit, Kernel, News};
+use crate::objects::{Key, Objects};
+use crate::observed::{self, Observed};
+use crate::plan::{Op, plan};
+use crate::report::{self, PlaneReport};
+use crate::settings;
+use crate::underlay::{Underlay, detect};
+use crate::wanted::Wanted;
+
+/// What a pass starts from and leaves behind. Nothing of it outlives the process: all can be read from the kernel.
+#[derive(Debug)]
+pub struct Reconciler {
+    kernel: Kernel,
+    sysctl_root: PathBuf,
+    wanted: Option<Arc<Wanted>>,
+    observed: Observed,
+    underlay: Underlay,
+    desired: Desired,
+    /// The inputs of `desired` changed.
+    stale: bool,
+    news: News,
+    backoff: Backoff,
+    /// Desired objects that were there and are not.
+    lost: BTreeSet<Key>,
+    failures: BTreeMap<Key, String>,
+    foreign_drops: Vec<String>,
+    /// Packet rules and settings must be looked at.
+    check_rules: bool,
+    check_settings: bool,
+    healed: u64,
+    last_change_ms: u64,
+}
+
+impl Reconciler {
+    /// Opens the sockets, subscribes and reads what the kernel has.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn new(sysctl_root: PathBuf) -> Result<Self> {
+        let mut kernel = Kernel::open()?;
+        let observed = kernel.read()?;
+        Ok(Self {
+            kernel,
+            sysctl_root,
+            wanted: None,
+            observed,
+            underlay: Underlay::default(),
+            desired: Desired::default(),
+            stale: true,
+            news: News::default(),
+            backoff: Backoff::default(),
+            lost: BTreeSet::new(),
+            failures: BTreeMap::new(),
+            foreign_drops: Vec::new(),
+            check_rules: true,
+            check_settings: true,
+            healed: 0,
+            last_change_ms: 0,
+        })
+    }
+
+    /// The sockets.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// A new order replaces the one before.
+    pub fn want(&mut self, wanted: Arc<Wanted>) {
+        self.check_settings |= self.wanted.is_none();
+        self.wanted = Some(wanted);
+        self.stale = true;
+    }
+
+    /// Everything is to be read again, settings too.
+    pub fn resync(&mut self) {
+        self.news.resync = true;
+        self.check_rules = true;
+        self.check_settings = true;
+    }
+
+    /// Brings events in. Says whether a pass is due.
+    pub fn hear(&mut self, now: Instant) -> bool {
+        self.kernel.drain(&mut self.observed, &mut self.news);
+        self.count_losses(now);
+        self.check_rules |= self.news.commit.is_some();
+        if std::mem::take(&mut self.news.facts) && let Some(wanted) = &self.wanted {
+            self.stale |= detect(&self.observed.facts, &wanted.this) != self.underlay;
+        }
+        let objects = std::mem::take(&mut self.news.objects);
+        objects || self.stale || self.news.resync || self.news.commit.is_some()
+    }
+
+    /// When something that is waiting may be tried again.
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        self.backoff.next(now)
+    }
+
+    /// Makes the kernel have what is wanted, as far as it and the pauses allow. Says whether another pass should follow at
+    /// once: what was done is looked at again, and an empty plan is the proof.
+    pub fn pass(&mut self, now: Instant) -> bool {
+        self.backoff.forget(now);
+        self.read_again();
+        let Some(wanted) = self.wanted.clone() else { return false };
+        self.decide(&wanted);
+        if std::mem::take(&mut self.check_settings) {
+            self.settings(&wanted);
+        }
+        let started = Instant::now();
+        let ops = self.allowed(plan(&self.desired.objects, &self.observed.objects, wanted.may_remove), now);
+        // Refusals before anything else, then the rules, then what makes packets flow, then the rules without what is
+        // not wanted any more.
+        let first = ops.iter().take_while(|op| is_refusal(op)).count();
+        let (refusals, others) = ops.split_at(first);
+        self.run(refusals, now);
+        // A next hop that is not wanted any more still has its route until the others are done.
+        let keep = wanted.may_remove && !others.is_empty();
+        let mut rules_changed = self.rules(wanted.may_remove && !keep, now);
+        self.run(others, now);
+        if keep {
+            self.check_rules |= rules_changed;
+            rules_changed |= self.rules(true, now);
+        }
+        if !ops.is_empty() || rules_changed {
+            self.last_change_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        }
+        !ops.is_empty() && self.failures.is_empty()
+    }
+
+    /// How things are.
+    pub fn report(&self) -> PlaneReport {
+        let may_remove = self.wanted.as_ref().is_some_and(|wanted| wanted.may_remove);
+        let open = plan(&self.desired.objects, &self.observed.objects, may_remove);
+        let mut findings = self.desired.findings.clone();
+        findings.extend(self.foreign_drops.iter().map(|chain| foreign_drop(chain)));
+        findings.extend(self.backoff.wars().map(|(key, by)| war(key, by)));
+        PlaneReport {
+            in_sync: self.wanted.is_some() && open.is_empty() && self.failures.is_empty() && !self.check_rules,
+            objects: self.desired.objects.len(),
+            failures: self.failures.values().cloned().collect(),
+            findings,
+            healed: self.healed,
+            underlay: report::underlay(&self.underlay),
+            pod_mtu: self.desired.pod_mtu,
+            may_remove,
+            last_change_ms: self.last_change_ms,
+        }
+    }
+
+    fn count_losses(&mut self, now: Instant) {
+        for (key, culprit) in std::mem::take(&mut self.news.lost) {
+            if !self.desired.objects.contains_key(&key) {
+                continue;
+            }
+            // What the kernel drops by itself, as when a link goes down, is nobody's war.
+            match culprit {
+                Culprit::Process(name) => self.backoff.lost(&key, Some(name), now),
+                Culprit::Unknown if matches!(key, Key::Forward(..) | Key::Link(_)) => {
+                    self.backoff.lost(&key, None, now);
+                }
+                Culprit::Unknown => {}
+            }
+            self.lost.insert(key);
+        }
+    }
+
+    fn read_again(&mut self) {
+        if !std::mem::take(&mut self.news.resync) {
+            return;
+        }
+        match self.kernel.read() {
+            Ok(observed) => {
+                let before = std::mem::replace(&mut self.observed, observed);
+                let missing = observed::missing(&before.objects, &self.observed.objects);
+                let desired = &self.desired.objects;
+                self.lost.extend(missing.filter(|key| desired.contains_key(*key)).cloned());
+                self.failures.remove(&Key::Setting("read".to_owned()));
+            }
+            Err(error) => {
+                self.news.resync = true;
+                let text = format!("read the node's links, addresses and routes: {error}");
+                self.failures.insert(Key::Setting("read".to_owned()), text);
+            }
+        }
+        self.stale = true;
+    }
+
+    fn decide(&mut self, wanted: &Wanted) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
+        self.underlay = detect(&self.observed.facts, &wanted.this);
+        let before = std::mem::replace(&mut self.desired, desired(wanted, &self.underlay));
+        self.check_rules |= before.rules != self.desired.rules;
+        let desired = &self.desired.objects;
+        self.lost.retain(|key| desired.contains_key(key));
+        self.failures.retain(|key, _| matches!(key, Key::Setting(_) | Key::Rules) || desired.contains_key(key));
+    }
+
+    fn settings(&mut self, wanted: &Wanted) {
+        let (ipv4, ipv6) = (wanted.has_family(true), wanted.has_family(false));
+        let indexes = if ipv6 { self.kernel.advertised().unwrap_or_default() } else { Vec::new() };
+        let links = &self.observed.facts.links;
+        let names = indexes.iter().filter_map(|index| links.get(index)).map(|link| &*link.name).collect();
+        let failures = settings::forward(&self.sysctl_root, ipv4, ipv6, &names);
+        self.failures.retain(|key, _| !matches!(key, Key::Setting(name) if name != "read"));
+        self.failures.extend(failures.into_iter().map(|failure| (failure.key, failure.text)));
+    }
+
+    /// Leaves out what has to wait, and what stands on a device that has to.
+    fn allowed(&self, ops: Vec<Op>, now: Instant) -> Vec<Op> {
+        let waits = |key: &Key| !self.backoff.allows(key, now);
+        let on_waiting = |key: &Key| {
+            key.device().is_some_and(|device| self.observed.index(device).is_none() && waits(&Key::Link(device)))
+        };
+        ops.into_iter().filter(|op| !waits(op.key()) && !on_waiting(op.key()) && !self.over_waiting(op, now)).collect()
+    }
+
+    /// Whether it is a route over a device of ours that is gone and has to wait.
+    fn over_waiting(&self, op: &Op, now: Instant) -> bool {
+        let Op::Put { object: crate::objects::Object::Hop(hop), .. } = op else { return false };
+        crate::objects::Device::by_name(&hop.link).is_some_and(|device| {
+            self.observed.index(device).is_none() && !self.backoff.allows(&Key::Link(device), now)
+        })
+    }
+
+    fn run(&mut self, ops: &[Op], now: Instant) {
+        if ops.is_empty() {
+            return;
+        }
+        let outcome = self.kernel.execute(ops, &mut self.observed, &mut self.news);
+        for key in &outcome.done {
+            self.failures.remove(key);
+            self.healed += u64::from(self.lost.remove(key));
+        }
+        for Failure { key, text } in outcome.failed {
+            tracing::warn!(object = %key, "{text}");
+            self.backoff.refused(&key, now);
+            self.failures.insert(key, text);
+            // What we believe of the kernel may be wrong.
+            self.news.resync = true;
+        }
+        self.count_losses(now);
+    }
+
+    /// Says whether rules were changed.
+    fn rules(&mut self, may_remove: bool, now: Instant) -> bool {
+        if !self.check_rules || !self.backoff.allows(&Key::Rules, now) {
+            return false;
+        }
+        let by = self.news.commit.take();
+        let outcome = self.kernel.ensure_rules(&self.desired.rules, may_remove);
+        if let Ok(drops) = self.kernel.foreign_drops() {
+            self.foreign_drops = drops;
+        }
+        match outcome {
+            Ok(changed) => {
+                self.check_rules = false;
+                self.failures.remove(&Key::Rules);
+                if changed && by.is_some() {
+                    self.healed += 1;
+                    self.backoff.lost(&Key::Rules, by, now);
+                }
+                changed
+            }
+            Err(error) => {
+                let text = format!("write the packet rules (nf_tables, table inet weft): {error}");
+                tracing::warn!("{text}");
+                self.failures.insert(Key::Rules, text);
+                self.backoff.refused(&Key::Rules, now);
+                false
+            }
+        }
+    }
+
+    /// Takes everything of ours away.
+    pub fn remove_everything(&mut self) -> report::Removal {
+        let mut removal = report::Removal::default();
+        let ops = plan(&Objects::new(), &self.observed.objects, true);
+        let outcome = self.kernel.execute(&ops, &mut self.observed, &mut News::default());
+        removal.removed.extend(outcome.done.iter().map(ToString::to_string));
+        removal.failures.extend(outcome.failed.into_iter().map(|failure| failure.text));
+        let links = self.observed.facts.links.iter();
+        let own = links.filter(|(_, link)| link.name.starts_with(crate::underlay::OWN_PREFIX));
+        let own: Vec<_> = own.map(|(index, link)| (*index, link.name.clone())).collect();
+        for (index, name) in own {
+            match self.kernel.remove_link(index) {
+                Ok(()) => removal.removed.push(format!("link {name}")),
+                Err(error) => removal.failures.push(format!("remove link {name}: {error}")),
+            }
+        }
+        match self.kernel.remove_rules() {
+            Ok(true) => removal.removed.push(Key::Rules.to_string()),
+            Ok(false) => {}
+            Err(error) => removal.failures.push(format!("remove {}: {error}", Key::Rules)),
+        }
+        removal
+    }
+}
+
+fn is_refusal(op: &Op) -> bool {
+    matches!(op, Op::Put { key: Key::Unreachable { .. }, .. })
+}
+
+fn foreign_drop(chain: &str) -> Finding {
+    let text = format!(
+        "the chain {chain} drops forwarded packets by policy: pods of this node are cut off unless it accepts theirs; \
+         no rule of Weft can override it"
+    );
+    Finding { code: "foreign-forward-drop", subject: chain.to_owned(), text }
+}
+
+fn war(key: &Key, by: Option<&str>) -> Finding {
+    let by = by.unwrap_or("somebody");
+    let text = format!("{by} keeps removing or changing the {key}: it is put back ever more seldom");
+    Finding { code: "taken-away", subject: key.to_string(), text }
+}
