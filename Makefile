@@ -23,11 +23,11 @@ setup: ## Install what this machine lacks (as root), and say what
 	@.ci/setup $(TARGET)
 
 # Static programs: what is tested is what would be shipped. podtool is the only program in the test images.
-build: ## Build weft, weft-ipam and the tests' podtool: static, optimised
-	cargo build --release --target $(TARGET) -p weft -p weft-ipam -p podtool
-	@ls -l $(addprefix $(BIN_DIR)/,weft weft-ipam podtool)
+build: ## Build weft, weft-ipam, weftd and the tests' podtool: static, optimised
+	cargo build --release --target $(TARGET) -p weft -p weft-ipam -p weftd -p podtool
+	@ls -l $(addprefix $(BIN_DIR)/,weft weft-ipam weftd podtool)
 
-demo: setup build ## Run pods in a private containerd with weft as their network, then remove it all
+demo: setup build ## Run a cluster of three nodes with pods, stop etcd and weftd under it, remove it all (ARGS=--one-node: one node)
 	cargo run -p netns-tests --bin demo -- --bin-dir $(BIN_DIR) $(ARGS)
 
 # Without root most of the netns tests skip themselves, loudly; NETNS_TESTS=require makes that a failure.

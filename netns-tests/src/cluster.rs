@@ -11,9 +11,11 @@
 mod conf;
 mod etcd;
 mod etcd_api;
+mod ledger;
 mod monitor;
 mod pods;
 mod proc;
+mod slow;
 mod tls;
 mod traffic;
 mod underlay;
@@ -26,13 +28,15 @@ use std::time::Duration;
 pub use conf::{Network, WeftdConf};
 pub use etcd::{Etcd, EtcdOptions, Snapshot};
 pub use etcd_api::KeyValue;
+pub use ledger::{addresses_given, blocks_giving, doubly_given};
 pub use monitor::Monitor;
-pub use pods::{ClusterPod, Unreached, assert_all_reach_all, chain, status, unreached};
+pub use pods::{ClusterPod, Unreached, assert_all_reach_all, chain, chain_from, status, unreached};
 pub use proc::{Process, timed};
+pub use slow::SlowLink;
 pub use tls::{Authority, Identity};
 pub use traffic::{Flow, FlowReport, ProbeReport, Prober, df_passes, transfer};
 pub use underlay::{Layout, Segment, Underlay, Wire};
-pub use weftd::Weftd;
+pub use weftd::{Weftd, complaint, ended_within};
 
 use crate::inside::Inside;
 use crate::lab::Lab;
@@ -160,6 +164,7 @@ impl ClusterLab {
     /// Waits until pods can start on every node, and every node knows the others' blocks.
     pub fn wait_ready(&self) {
         self.nodes.iter().for_each(|node| node.weftd().wait_ready());
+        self.nodes.iter().for_each(|node| node.weftd().wait_peers(self.nodes.len() - 1));
     }
 
     /// Starts a pod on a node.
@@ -172,12 +177,54 @@ impl ClusterLab {
         ClusterPod::start(&self.nodes[node].node, name)
     }
 
+    /// Panics if two pods of the cluster have one address, or two nodes give from one block.
+    #[track_caller]
+    pub fn assert_nothing_given_twice(&self) {
+        let twice = doubly_given(self.nodes.iter().map(|node| &node.node));
+        assert!(twice.is_empty(), "given twice:\n{}", twice.join("\n"));
+    }
+
+    /// Waits until the record of every node in the store says what the node itself says.
+    #[track_caller]
+    pub fn assert_records_agree(&self, limit: Duration) {
+        let mut last = String::new();
+        let agreed = crate::wait::poll(limit, || {
+            let odd = self.nodes.iter().find_map(|node| self.disagreement(node));
+            last = odd.clone().unwrap_or_default();
+            odd.is_none().then_some(())
+        });
+        assert!(agreed.is_some(), "after {limit:?}: {last}");
+    }
+
+    fn disagreement(&self, node: &ClusterNode) -> Option<String> {
+        let names = |blocks: &serde_json::Value| -> std::collections::BTreeSet<String> {
+            let blocks = blocks.as_array().into_iter().flatten();
+            blocks.filter_map(|block| block["cidr"].as_str().map(str::to_owned)).collect()
+        };
+        let record = self.etcd.get(&format!("/weft/v1/n/{}", node.name()))?.json();
+        let status = node.weftd().try_status()?;
+        let (stored, own) = (names(&record["blocks"]), names(&status["blocks"]));
+        let giving = blocks_giving(&node.node);
+        let outside = giving.iter().find(|block| !stored.contains(*block));
+        if let Some(block) = outside {
+            return Some(format!(
+                "{} gives from {block}, which its record does not have: {record}",
+                node.name()
+            ));
+        }
+        (stored != own).then(|| format!("{} says {own:?}, its record {stored:?}", node.name()))
+    }
+
     /// A pod on each node, started at once.
     pub fn pod_on_each(&self, name: &str) -> Vec<ClusterPod> {
         let start = |node: usize| self.pod(node, &format!("{name}{node}"));
         std::thread::scope(|scope| {
-            let started: Vec<_> = (0..self.nodes.len()).map(|node| scope.spawn(move || start(node))).collect();
-            started.into_iter().map(|pod| pod.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+            let started: Vec<_> =
+                (0..self.nodes.len()).map(|node| scope.spawn(move || start(node))).collect();
+            started
+                .into_iter()
+                .map(|pod| pod.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+                .collect()
         })
     }
 
@@ -190,6 +237,6 @@ impl ClusterLab {
     #[track_caller]
     pub fn assert_all_reach_all(&self, pods: &[ClusterPod]) {
         let pods: Vec<&ClusterPod> = pods.iter().collect();
-        pods::assert_all_reach_all(&pods);
+        assert_all_reach_all(&pods);
     }
 }

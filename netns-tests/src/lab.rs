@@ -83,6 +83,11 @@ impl Lab {
         &self.shared.tag
     }
 
+    /// A path for a file of the test, which goes with the lab.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.shared.dir.join(name)
+    }
+
     /// A machine of its own: network namespace, mount namespace, empty state folders.
     pub fn node(&self, name: &str) -> Node {
         let node = Node::create(&self.shared, name).unwrap_or_else(|error| panic!("node {name}: {error}"));

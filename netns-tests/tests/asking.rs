@@ -87,7 +87,8 @@ fn the_daemon_is_asked_only_when_no_address_is_free() {
     for (kind, mode) in [("weft", "bridge"), ("weft", "veth"), ("weft-ipam", "")] {
         let node = lab.node(&format!("{kind}{mode}"));
         let plugin = node.cni(weft_bin_dir(), kind);
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "net", "type": kind, "ipam": {"type": "weft-ipam"}});
+        let mut conf =
+            json!({"cniVersion": "1.1.0", "name": "net", "type": kind, "ipam": {"type": "weft-ipam"}});
         if kind == "weft" {
             conf["mode"] = json!(mode);
         }
@@ -137,7 +138,10 @@ fn a_daemon_that_does_not_help_costs_two_seconds_at_most() {
         assert_eq!(error.code, 11, "{error:?}");
         assert!(error.msg.contains("no block of addresses"), "{error:?}");
         assert!(error.details.contains(expected), "{error:?}");
-        assert!(took >= Duration::from_secs(least) && took < Duration::from_secs(most), "{took:?}: {error:?}");
+        assert!(
+            took >= Duration::from_secs(least) && took < Duration::from_secs(most),
+            "{took:?}: {error:?}"
+        );
         assert_eq!(links(&pod), ["lo"]);
         let bridge = Allow::nothing().processes().link("cbr0").path("/var/lib/weft/").text("weftd.sock");
         before.assert_same(&Residue::take(&node), &bridge);

@@ -157,6 +157,14 @@ impl Etcd {
         wire.set_plugged(&self.members[index].place, !cut);
     }
 
+    /// Cuts a member off from the other members only (`true`): its clients still reach it.
+    pub fn isolate(&self, wire: &Wire, index: usize, cut: bool) {
+        let others = self.members.iter().enumerate().filter(|(other, _)| *other != index);
+        for (_, other) in others {
+            wire.set_blocked(&self.members[index].place, &other.address, cut);
+        }
+    }
+
     /// Which member leads.
     pub fn leader(&self) -> usize {
         let leads = |member: &Member| {
@@ -171,7 +179,8 @@ impl Etcd {
         let output = place.run(["ss", "-Htn", "state", "established"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let used = |member: &&Member| {
-            text.contains(&format!("{}:2379", member.address)) || text.contains(&format!("[{}]:2379", member.address))
+            text.contains(&format!("{}:2379", member.address))
+                || text.contains(&format!("[{}]:2379", member.address))
         };
         (0..self.members.len()).filter(|index| used(&&self.members[*index])).collect()
     }
@@ -275,7 +284,8 @@ impl Etcd {
         let login = self.login().clone();
         let token = match &login {
             Some((name, password)) => {
-                let answer = member.call("auth/authenticate", &json!({"name": name, "password": password}), None)?;
+                let answer =
+                    member.call("auth/authenticate", &json!({"name": name, "password": password}), None)?;
                 answer["token"].as_str().map(str::to_owned)
             }
             None => None,
@@ -289,7 +299,10 @@ impl Etcd {
             self.members.iter().map(|other| format!("{}={}", other.name, plain_url(other, 2380))).collect();
         let local = format!("http://127.0.0.1:{PORT}");
         let mut command = member.place.command("etcd");
-        command.args(["--name", &member.name]).arg("--data-dir").arg(self.dir.join("data").join(&member.name));
+        command
+            .args(["--name", &member.name])
+            .arg("--data-dir")
+            .arg(self.dir.join("data").join(&member.name));
         command.args(["--listen-client-urls", &format!("{clients},{local}")]);
         command.args(["--advertise-client-urls", &clients, "--listen-peer-urls", &peers]);
         command.args(["--initial-advertise-peer-urls", &peers, "--initial-cluster", &all.join(",")]);
@@ -322,7 +335,11 @@ impl Member {
 
 fn plain_url(member: &Member, port: u16) -> String {
     let address = &member.address;
-    if address.contains(':') { format!("http://[{address}]:{port}") } else { format!("http://{address}:{port}") }
+    if address.contains(':') {
+        format!("http://[{address}]:{port}")
+    } else {
+        format!("http://{address}:{port}")
+    }
 }
 
 fn copy_tree(from: &Path, to: &Path) {

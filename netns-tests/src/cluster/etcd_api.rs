@@ -39,8 +39,10 @@ pub fn call(path: &str, body: &Value, token: Option<&str>) -> Result<Value, Stri
     let body = body.to_string();
     let login = token.map_or(String::new(), |token| format!("Authorization: {token}\r\n"));
     // HTTP/1.0: the answer ends with the connection, and is not chunked.
-    let request =
-        format!("POST /v3/{path} HTTP/1.0\r\nHost: etcd\r\n{login}Content-Length: {}\r\n\r\n{body}", body.len());
+    let request = format!(
+        "POST /v3/{path} HTTP/1.0\r\nHost: etcd\r\n{login}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).map_err(failed)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(failed)?;
@@ -87,7 +89,8 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let word =
+            chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for place in 0..4 {
             let digit = usize::try_from(word >> (18 - 6 * place) & 63).unwrap_or(0);
             text.push(if place <= chunk.len() { char::from(ALPHABET[digit]) } else { '=' });
@@ -113,7 +116,9 @@ mod tests {
 
     #[test]
     fn base64_is_what_the_gateway_takes_and_gives() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(encode(plain.as_bytes()), coded);
             assert_eq!(decode(coded), plain.as_bytes());
         }

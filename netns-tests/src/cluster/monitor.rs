@@ -48,7 +48,8 @@ impl Monitor {
         self.mark();
         let links = self.links.log();
         let rules = self.rules.log();
-        let links = links.lines().filter(|line| !line.contains(MARK) && !is_learning(line) && !line.starts_with(' '));
+        let links =
+            links.lines().filter(|line| !line.contains(MARK) && !is_learning(line) && !line.starts_with(' '));
         let rules = rules.lines().filter(|line| !line.contains(MARK) && !by_the_mark(line));
         links.chain(rules).map(str::to_owned).collect()
     }
@@ -65,7 +66,9 @@ impl Monitor {
         wait_until("nft monitor has reported everything", PATIENCE, || {
             self.node.run(["nft", "add", "table", "inet", &link]);
             self.node.run(["nft", "delete", "table", "inet", &link]);
-            reported(Duration::from_millis(500), || self.rules.log().contains(&format!("delete table inet {link}")))
+            reported(Duration::from_millis(500), || {
+                self.rules.log().contains(&format!("delete table inet {link}"))
+            })
         });
     }
 }

@@ -90,16 +90,32 @@ impl ClusterPod {
     }
 }
 
-/// The network that the runtime of a node would use.
+/// The network that the runtime of a node would use, with the programs under test.
+///
+/// # Errors
+/// When there is none, or none that can be read.
 pub fn chain(node: &Node) -> Result<Chain, String> {
+    Ok(node.chain(&conflist(node)?, [weft_bin_dir()]))
+}
+
+/// The same with the programs of a folder of the node.
+///
+/// # Errors
+/// As [`chain`].
+pub fn chain_from(node: &Node, dir: &str) -> Result<Chain, String> {
+    Ok(node.chain(&conflist(node)?, [node.path(dir)]))
+}
+
+fn conflist(node: &Node) -> Result<Value, String> {
     let text = std::fs::read_to_string(node.path(CONFLIST))
         .map_err(|error| format!("the network of {} is not there: {error}", node.name()))?;
-    let mut conflist: Value = serde_json::from_str(&text).map_err(|error| format!("the conflist: {error}"))?;
+    let mut conflist: Value =
+        serde_json::from_str(&text).map_err(|error| format!("the conflist: {error}"))?;
     // A runtime of today picks the newest that it knows.
     if let Some(Value::Array(versions)) = conflist.get("cniVersions").cloned() {
         conflist["cniVersion"] = versions.last().cloned().unwrap_or_default();
     }
-    Ok(node.chain(&conflist, [weft_bin_dir()]))
+    Ok(conflist)
 }
 
 /// STATUS as the runtime of a node asks it.
@@ -115,10 +131,15 @@ pub fn unreached(pods: &[&ClusterPod]) -> Vec<Unreached> {
     std::thread::scope(|scope| {
         let from = |from: &'_ ClusterPod| {
             let others = pods.iter().filter(|to| to.pod.netns_path() != from.pod.netns_path());
-            others.flat_map(|to| to.ips.iter().filter_map(|ip| reach(from, to, *ip).err())).collect::<Vec<_>>()
+            others
+                .flat_map(|to| to.ips.iter().filter_map(|ip| reach(from, to, *ip).err()))
+                .collect::<Vec<_>>()
         };
         let askers: Vec<_> = pods.iter().map(|pod| scope.spawn(move || from(pod))).collect();
-        askers.into_iter().flat_map(|asker| asker.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+        askers
+            .into_iter()
+            .flat_map(|asker| asker.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+            .collect()
     })
 }
 

@@ -91,7 +91,8 @@ impl Process {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         // Fields 14 to 17 of proc(5), in ticks of 10 ms.
-        let ticks = after_name.split_whitespace().skip(11).take(4).filter_map(|word| word.parse::<u64>().ok());
+        let ticks =
+            after_name.split_whitespace().skip(11).take(4).filter_map(|word| word.parse::<u64>().ok());
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 }

@@ -173,7 +173,8 @@ impl Flow {
                 while stream.read_exact(&mut buffer).and_then(|()| stream.write_all(&buffer)).is_ok() {}
             }
         });
-        let stream = from.enter(|| TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(10)));
+        let stream =
+            from.enter(|| TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(10)));
         let stream = stream.unwrap_or_else(|error| panic!("connect to {ip}: {error}"));
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -227,7 +228,8 @@ pub fn transfer(from: &impl Inside, to: &impl Inside, ip: IpAddr, bytes: u64) ->
         }
         Ok(seen)
     });
-    let mut stream = from.enter(|| TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(10)))?;
+    let mut stream =
+        from.enter(|| TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(60)))?;
     let mut left = bytes;
     for number in 0.. {
@@ -292,7 +294,11 @@ mod tests {
         let answered = [0, 1, 2, 6, 8, 9].map(|n| (n, start)).into();
         let report = report(&sent, &answered);
         assert_eq!((report.sent, report.lost), (10, 4));
-        assert_eq!(report.outage, Duration::from_millis(20), "from the third lost request's first to its last");
+        assert_eq!(
+            report.outage,
+            Duration::from_millis(20),
+            "from the third lost request's first to its last"
+        );
     }
 
     #[test]

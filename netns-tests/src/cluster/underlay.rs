@@ -151,6 +151,14 @@ impl Wire {
         self.switch.run(["ip", "link", "set", &port, if plugged { "up" } else { "down" }]);
     }
 
+    /// Lets a machine hear nothing from an address and say nothing to it (`true`), or as before.
+    #[expect(clippy::unused_self, reason = "what happens on the wire is the wire's")]
+    pub fn set_blocked(&self, place: &impl Inside, address: &str, blocked: bool) {
+        let length = if address.contains(':') { 128 } else { 32 };
+        let verb = if blocked { "add" } else { "delete" };
+        place.run(["ip", "route", verb, "blackhole", &format!("{address}/{length}")]);
+    }
+
     /// The address that host number `host` has, for URLs: the IPv4 one where there is one.
     pub fn address(&self, segment: Segment, host: usize) -> String {
         match self.underlay {

@@ -59,9 +59,15 @@ impl Weftd {
 
     /// Starts it with these further flags, and does not wait.
     pub fn start(&self, flags: &[&str]) {
+        self.start_under(&[], flags);
+    }
+
+    /// The same behind another program: `["strace", "-f", …]`.
+    pub fn start_under(&self, wrap: &[&str], flags: &[&str]) {
         let program = self.program.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut command = self.node.command(program);
-        command.args(["run", "--config", CONF]).args(flags);
+        let mut words = wrap.iter().map(std::ffi::OsStr::new).chain([program.as_os_str()]);
+        let mut command = self.node.command(words.next().unwrap_or_default());
+        command.args(words).args(["run", "--config", CONF]).args(flags);
         let mut process = self.process();
         assert!(process.is_none(), "weftd of {} runs already", self.node.name());
         *process = Some(Process::spawn(command, &self.log));
@@ -77,13 +83,15 @@ impl Weftd {
 
     /// Waits until it has ended by itself.
     pub fn wait_end(&self) -> ExitStatus {
-        let mut process = self.process().take().unwrap_or_else(|| panic!("weftd of {} does not run", self.node.name()));
+        let mut process =
+            self.process().take().unwrap_or_else(|| panic!("weftd of {} does not run", self.node.name()));
         process.wait(PATIENCE)
     }
 
     /// SIGTERM, and its end.
     pub fn stop(&self) -> ExitStatus {
-        let mut process = self.process().take().unwrap_or_else(|| panic!("weftd of {} does not run", self.node.name()));
+        let mut process =
+            self.process().take().unwrap_or_else(|| panic!("weftd of {} does not run", self.node.name()));
         process.stop()
     }
 
@@ -119,7 +127,10 @@ impl Weftd {
     /// The network that the runtime sees; `None` before pods can start.
     pub fn conflist(&self) -> Option<Value> {
         let text = fs::read_to_string(self.node.path(CONFLIST)).ok()?;
-        Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("the conflist is no JSON ({error}): {text}")))
+        Some(
+            serde_json::from_str(&text)
+                .unwrap_or_else(|error| panic!("the conflist is no JSON ({error}): {text}")),
+        )
     }
 
     /// Waits until pods can start: the conflist is there, and `weftd status` says ready.
@@ -129,12 +140,27 @@ impl Weftd {
             if !self.is_running() {
                 panic!("weftd of {} has ended:\n{}", self.node.name(), self.log_tail());
             }
-            self.conflist().is_some() && self.try_status().is_some_and(|status| status["ready"] == true)
+            self.conflist().is_some() && self.try_status().is_some_and(|status| is_ready(&status))
         };
         match crate::wait::poll(PATIENCE, || ready().then_some(())) {
             Some(()) => {}
-            None => panic!("waited in vain until {what}\n{}\nstatus: {:#}", self.log_tail(), self.try_status().unwrap_or_default()),
+            None => panic!(
+                "waited in vain until {what}\n{}\nstatus: {:#}",
+                self.log_tail(),
+                self.try_status().unwrap_or_default()
+            ),
         }
+    }
+
+    /// Waits until its status has `code` among the findings (`true`), or no more.
+    pub fn wait_finding(&self, code: &str, there: bool) -> Value {
+        let what = format!("{} finds {code}: {there}", self.node.name());
+        crate::wait::wait_for(&what, PATIENCE, || {
+            let status = self.try_status()?;
+            let findings = status["findings"].as_array()?;
+            let found = findings.iter().find(|finding| finding["code"] == code).cloned();
+            (found.is_some() == there).then(|| found.unwrap_or_default())
+        })
     }
 
     /// Waits until it knows of so many other nodes, and the kernel is as it should be.
@@ -183,4 +209,30 @@ impl Weftd {
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A daemon that runs, whose node can start pods, and whose kernel is as it should be.
+fn is_ready(status: &Value) -> bool {
+    status["daemon"] == "running" && status["ready"] == true && status["in_sync"] == true
+}
+
+/// Waits until it has ended or has findings; what it says: its log, and the findings.
+pub fn complaint(weftd: &Weftd) -> String {
+    let before = weftd.log().len();
+    let said = crate::wait::wait_for("weftd complains", PATIENCE, || {
+        if !weftd.is_running() {
+            return Some(String::new());
+        }
+        let findings = weftd.try_status().filter(|status| status["daemon"] == "running")?["findings"].clone();
+        findings.as_array().is_some_and(|all| !all.is_empty()).then(|| findings.to_string())
+    });
+    // From its last start on; it may have said it before we looked.
+    let log = weftd.log();
+    let tail = log.get(before.saturating_sub(4096)..).unwrap_or(&log);
+    format!("{tail}\n{said}")
+}
+
+/// Whether it ends by itself within this time.
+pub fn ended_within(weftd: &Weftd, limit: std::time::Duration) -> bool {
+    crate::wait::poll(limit, || (!weftd.is_running()).then_some(())).is_some()
 }
