@@ -47,6 +47,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inbox {
     wanted: Option<Arc<Wanted>>,
+    orders: u64,
     resync: bool,
     stop: bool,
 }
@@ -81,9 +82,14 @@ impl DataPlane {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// What the kernel should have from now on. Only the newest order counts.
-    pub fn want(&self, wanted: Arc<Wanted>) {
-        self.shared.tell(|inbox| inbox.wanted = Some(wanted));
+    /// What the kernel should have from now on. Only the newest order counts. Returns its number: a report of
+    /// that number (see [`PlaneReport::order`]) follows, also if nothing had to be changed.
+    pub fn want(&self, wanted: Arc<Wanted>) -> u64 {
+        self.shared.tell(|inbox| {
+            inbox.wanted = Some(wanted);
+            inbox.orders += 1;
+            inbox.orders
+        })
     }
 
     /// Reads everything again, settings too, and mends it.
@@ -123,15 +129,20 @@ impl Drop for DataPlane {
 }
 
 impl Shared {
-    fn tell(&self, change: impl FnOnce(&mut Inbox)) {
-        change(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+    fn tell<T>(&self, change: impl FnOnce(&mut Inbox) -> T) -> T {
+        let told = change(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
         // Full is as good as written: the thread wakes.
         let _ = self.wake.write(1);
+        told
     }
 
     fn take(&self) -> Inbox {
         let _ = self.wake.read();
-        std::mem::take(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let orders = inbox.orders;
+        let taken = std::mem::take(&mut *inbox);
+        inbox.orders = orders;
+        taken
     }
 }
 
@@ -179,7 +190,7 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
                 debounce.note(now);
             }
             if let Some(wanted) = inbox.wanted {
-                self.reconciler.want(wanted);
+                self.reconciler.want(wanted, inbox.orders);
                 debounce.due = Some(now);
             }
             let retry_is_due = retry.is_some_and(|at| now >= at);

@@ -42,6 +42,7 @@ pub struct Reconciler {
     check_settings: bool,
     healed: u64,
     last_change_ms: u64,
+    order: u64,
 }
 
 impl Reconciler {
@@ -69,6 +70,7 @@ impl Reconciler {
             check_settings: true,
             healed: 0,
             last_change_ms: 0,
+            order: 0,
         })
     }
 
@@ -78,7 +80,8 @@ impl Reconciler {
     }
 
     /// A new order replaces the one before.
-    pub fn want(&mut self, wanted: Arc<Wanted>) {
+    pub fn want(&mut self, wanted: Arc<Wanted>, order: u64) {
+        self.order = order;
         self.check_settings |= self.wanted.is_none();
         self.wanted = Some(wanted);
         self.stale = true;
@@ -127,10 +130,11 @@ impl Reconciler {
         self.run(refusals, now);
         // A next hop that is not wanted any more still has its route until the others are done.
         let keep = wanted.may_remove && !others.is_empty();
+        let keep = keep && self.check_rules;
         let mut rules_changed = self.rules(wanted.may_remove && !keep, now);
         self.run(others, now);
         if keep {
-            self.check_rules |= rules_changed;
+            self.check_rules = true;
             rules_changed |= self.rules(true, now);
         }
         if !ops.is_empty() || rules_changed {
@@ -156,6 +160,7 @@ impl Reconciler {
             pod_mtu: self.desired.pod_mtu,
             may_remove,
             last_change_ms: self.last_change_ms,
+            order: self.order,
         }
     }
 

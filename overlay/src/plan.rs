@@ -122,7 +122,8 @@ mod tests {
             let removals: Vec<_> = ops.iter().filter(|op| matches!(op, Op::Remove { .. })).map(Op::key).collect();
             prop_assert!(puts.is_sorted());
             prop_assert!(removals.iter().rev().is_sorted());
-            prop_assert!(ops.iter().skip(puts.len()).all(|op| matches!(op, Op::Remove { .. })));
+            let removals_last = ops.iter().skip(puts.len()).all(|op| matches!(op, Op::Remove { .. }));
+            prop_assert!(removals_last);
         }
     }
 }

@@ -26,6 +26,9 @@ pub struct PlaneReport {
     pub pod_mtu: Option<u32>,
     /// Whether the last [`Wanted`](crate::wanted::Wanted) allowed removals.
     pub may_remove: bool,
+    /// The number of the order that it is about, as [`DataPlane::want`](crate::DataPlane::want) gave it; 0 before the
+    /// first.
+    pub order: u64,
     /// Milliseconds that the last pass which changed anything took.
     pub last_change_ms: u64,
 }

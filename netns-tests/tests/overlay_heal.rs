@@ -1,0 +1,377 @@
+//! What others take away comes back, what did not change is left alone, what is not ours is never touched.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a helper of a test may panic as the test itself may")]
+
+mod common_overlay;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::IpAddr;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common_overlay::{Families, Member, SOON, VXLAN, World, dump};
+use netns_tests::{Inside, Node, lab, require, wait_for, wait_until};
+use weft_netlink::link::Mac;
+use weft_overlay::wanted::{Backend, Direct, Peer, Wanted};
+use weft_overlay::DataPlane;
+
+/// Within this, what others deleted is back.
+const HEALED: Duration = Duration::from_secs(1);
+
+fn world(lab: netns_tests::Lab, backend: Backend) -> World {
+    let mut world = World::new(lab, Families::DUAL);
+    world.start(backend, Direct::Never);
+    world
+}
+
+/// A program that prints each change, until dropped.
+struct Monitor {
+    child: Child,
+}
+
+impl Monitor {
+    fn start(node: &Node, words: &[&str]) -> Self {
+        let mut command = node.command(words[0]);
+        let child = command.args(&words[1..]).stdout(Stdio::piped()).spawn().unwrap();
+        Self { child }
+    }
+
+    /// All that it printed until now. `mark` makes a change that the program must print, so that nothing before is missed.
+    fn until(mut self, mark: impl Fn(), sign: &str) -> String {
+        let mut output = self.child.stdout.take().unwrap();
+        let (mut seen, mut part) = (String::new(), [0; 4096]);
+        mark();
+        while !seen.contains(sign) {
+            let length = output.read(&mut part).unwrap();
+            assert!(length > 0, "the monitor ended: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&part[..length]));
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        seen
+    }
+}
+
+/// Starts once the monitors really listen: each is shown a change that it must print.
+fn monitors(node: &Node) -> (Monitor, Monitor) {
+    let monitors = (Monitor::start(node, &["ip", "monitor", "all"]), Monitor::start(node, &["nft", "monitor"]));
+    for (index, monitor) in [&monitors.0, &monitors.1].into_iter().enumerate() {
+        // Both are netlink sockets of the program; until they are bound, the kernel lists none.
+        let pid = monitor.child.id().to_string();
+        wait_until(&format!("monitor {index} to listen"), SOON, || {
+            let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap_or_default();
+            sockets.lines().any(|line| {
+                let columns: Vec<_> = line.split_whitespace().collect();
+                columns.get(2) == Some(&pid.as_str()) && columns.get(3).is_some_and(|groups| *groups != "00000000")
+            })
+        });
+    }
+    monitors
+}
+
+/// D: a restart that changes nothing causes no netlink event at all.
+#[test]
+fn a_restart_that_changes_nothing_is_silent() {
+    if !require() {
+        return;
+    }
+    for backend in [VXLAN, Backend::Routes] {
+        let mut world = world(lab!(), backend);
+        let wanted = world.wanted(0, backend, Direct::Never);
+        world.members[0].stop();
+        let node = world.members[0].node.clone();
+        // Sockets of netfilter are really closed a little later; that is no event.
+        let (links, rules) = monitors(&node);
+        world.members[0].start();
+        world.members[0].want(wanted);
+        let mark = || drop(node.run(["ip", "link", "add", "mark", "type", "bridge"]));
+        let seen = links.until(mark, "mark");
+        let before: Vec<_> = seen.lines().take_while(|line| !line.contains("mark")).collect();
+        assert!(before.iter().all(|line| line.contains("nsid") || line.trim().is_empty()), "{backend:?}: {seen}");
+        let mark = || drop(node.run(["nft", "add", "table", "inet", "mark"]));
+        let seen = rules.until(mark, "mark");
+        assert!(seen.trim_start().starts_with("add table inet mark"), "{backend:?}: {seen}");
+    }
+}
+
+/// Does harm and measures how long it takes until all is as before.
+fn heals(member: &Member, what: &str, harm: &[&str]) {
+    let node = &member.node;
+    let before = comparable(node);
+    let start = Instant::now();
+    node.run(harm);
+    let limit = SOON;
+    wait_until(&format!("{what} to be healed: {:?}", member.last()), limit, || comparable(node) == before);
+    let took = start.elapsed();
+    println!("healed {what} in {took:?} (with the dumps that look)");
+    assert!(took < HEALED * 3, "{what}: {took:?}");
+}
+
+/// What is ours, without indexes, counters and handles.
+fn comparable(node: &Node) -> BTreeMap<&'static str, String> {
+    let commands: [(&str, &[&str]); 6] = [
+        ("addresses", &["ip", "-br", "address", "show", "to", "10.1.0.0/16"]),
+        ("routes", &["ip", "route", "show", "proto", "87"]),
+        ("routes6", &["ip", "-6", "route", "show", "proto", "87"]),
+        ("neighbours", &["ip", "neighbour", "show", "nud", "permanent"]),
+        ("entries", &["bridge", "fdb", "show"]),
+        ("rules", &["nft", "-s", "list", "ruleset"]),
+    ];
+    let text = |words: &[&str]| {
+        let text = String::from_utf8_lossy(&node.run(words).stdout).into_owned();
+        let mut lines: Vec<_> = text.lines().filter(|line| !line.contains("33:33:") && !line.contains("01:00:5e")).collect();
+        lines.sort_unstable();
+        lines.join("\n")
+    };
+    commands.into_iter().map(|(name, words)| (name, text(words))).collect()
+}
+
+#[test]
+fn what_others_delete_comes_back() {
+    if !require() {
+        return;
+    }
+    let world = world(lab!(), VXLAN);
+    let member = &world.members[0];
+    heals(member, "routes", &["ip", "route", "flush", "proto", "87"]);
+    heals(member, "IPv6 routes", &["ip", "-6", "route", "flush", "proto", "87"]);
+    heals(member, "forwarding entries", &["bridge", "fdb", "del", "02:00:00:00:00:02", "dev", "weft-vx", "dst", "192.0.2.2"]);
+    heals(member, "neighbours", &["ip", "neighbour", "flush", "dev", "weft-vx", "nud", "all"]);
+    heals(member, "the VXLAN device", &["ip", "link", "del", "weft-vx"]);
+    heals(member, "the device of the node address", &["ip", "link", "del", "weft-node"]);
+    heals(member, "a device that is down", &["ip", "link", "set", "weft-vx", "down"]);
+    heals(member, "another MTU", &["ip", "link", "set", "weft-vx", "mtu", "1300"]);
+    heals(member, "all packet rules", &["nft", "flush", "ruleset"]);
+    heals(member, "one rule", &["nft", "flush", "chain", "inet", "weft", "cluster-forward"]);
+    heals(member, "the elements of a set", &["nft", "flush", "set", "inet", "weft", "cluster4"]);
+    let report = member.settled();
+    assert!(report.healed >= 11, "{report:?}");
+    assert!(report.failures.is_empty(), "{report:?}");
+}
+
+/// The underlay's link goes and comes: the kernel drops IPv4 routes over it without an event.
+#[test]
+fn routes_come_back_with_their_link() {
+    if !require() {
+        return;
+    }
+    let world = world(lab!(), Backend::Routes);
+    let member = &world.members[0];
+    let link = member.last().unwrap().underlay[0].link.clone();
+    let routes = || String::from_utf8_lossy(&member.node.run(["ip", "route", "show", "proto", "87"]).stdout).into_owned();
+    let before = routes();
+    member.node.run(["ip", "link", "set", &link, "down"]);
+    wait_until("the data plane to see that there is no way", SOON, || {
+        member.last().is_some_and(|report| report.findings.iter().any(|finding| finding.code == "no-underlay"))
+    });
+    member.node.run(["ip", "link", "set", &link, "up"]);
+    wait_until("the routes to be back", SOON, || routes() == before);
+}
+
+/// D4: whoever keeps deleting is answered ever more seldom, costs next to nothing, and is named.
+#[test]
+fn a_persistent_deleter_is_named_and_costs_little() {
+    if !require() {
+        return;
+    }
+    let world = world(lab!(), VXLAN);
+    let member = &world.members[0];
+    let script = "while :; do ip route del 10.1.2.0/26 2>/dev/null; sleep 0.1; done";
+    let mut deleter = member.node.command("sh").args(["-c", script]).spawn().unwrap();
+    let (start, before) = (Instant::now(), cpu());
+    let named = wait_for("the deleter to be named", SOON, || {
+        let report = member.last()?;
+        report.findings.into_iter().find(|finding| finding.code == "taken-away")
+    });
+    let share = (cpu() - before).as_secs_f64() / start.elapsed().as_secs_f64();
+    println!("against a deleter each 100 ms: {:.1} % of a CPU; {}", share * 100.0, named.text);
+    deleter.kill().unwrap();
+    deleter.wait().unwrap();
+    assert!(named.text.contains("route 10.1.2.0/26"), "{named:?}");
+    // Other objects are healed at once all the same.
+    heals(member, "another route beside the war", &["ip", "route", "del", "10.1.3.0/26"]);
+}
+
+/// CPU time of this process's threads, the data planes' and the test's.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<u64> =
+        stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    // utime and stime are the 14th and 15th field; state, the first behind the name, is no number.
+    Duration::from_millis((fields[10] + fields[11]) * 10)
+}
+
+/// Foreign routes, links, neighbours and tables are byte for byte the same before, beside and after.
+#[test]
+fn what_is_not_ours_is_never_touched() {
+    if !require() {
+        return;
+    }
+    let mut world = World::new(lab!(), Families::DUAL);
+    let node = world.members[0].node.clone();
+    for words in [
+        &["ip", "link", "add", "weftlike", "type", "bridge"][..],
+        &["ip", "link", "set", "weftlike", "up"],
+        &["ip", "address", "add", "10.77.0.1/24", "dev", "weftlike"],
+        &["ip", "route", "add", "10.1.2.0/26", "via", "192.0.2.99", "metric", "9000", "proto", "static"],
+        &["ip", "route", "add", "10.88.0.0/16", "via", "10.77.0.2", "proto", "bird"],
+        &["ip", "-6", "route", "add", "unreachable", "fd00:1::/48", "metric", "77"],
+        // Of our protocol, but of a pod: the plugin's.
+        &["ip", "route", "add", "10.1.1.9", "dev", "weftlike", "proto", "87"],
+        &["nft", "add table inet other; add chain inet other forward { type filter hook forward priority 0; }"],
+        &["nft", "add rule inet other forward counter accept"],
+    ] {
+        node.run(words);
+    }
+    let foreign = dump(&node);
+    world.start(VXLAN, Direct::Never);
+    let beside = dump(&node);
+    for (name, text) in &foreign {
+        for line in text.lines() {
+            assert!(beside[name].contains(line.trim()), "{name}: lost or changed: {line}");
+        }
+    }
+    world.members[0].stop();
+    let removal = node.enter(DataPlane::remove_everything).unwrap();
+    assert_eq!(removal.failures, Vec::<String>::new());
+    assert_eq!(dump(&node), foreign);
+    let again = node.enter(DataPlane::remove_everything).unwrap();
+    assert_eq!(again.removed, Vec::<String>::new());
+}
+
+/// A foreign route in the very place of ours is not overwritten, and said.
+#[test]
+fn a_foreign_route_in_our_place_is_left_and_named() {
+    if !require() {
+        return;
+    }
+    let mut world = World::new(lab!(), Families::V4);
+    let node = world.members[0].node.clone();
+    node.run(["ip", "route", "add", "10.1.2.0/26", "via", "192.0.2.99", "metric", "8787", "proto", "static"]);
+    let wanted = world.wanted(0, VXLAN, Direct::Never);
+    world.members[0].start();
+    world.members[0].send(wanted);
+    let report = wait_for("a failure", SOON, || world.members[0].last().filter(|report| !report.failures.is_empty()));
+    assert!(report.failures[0].contains("add route 10.1.2.0/26"), "{report:?}");
+    assert!(report.failures[0].contains("a route that Weft did not make"), "{report:?}");
+    let routes = node.run(["ip", "route", "show", "10.1.2.0/26"]);
+    assert!(String::from_utf8_lossy(&routes.stdout).starts_with("10.1.2.0/26 via 192.0.2.99"));
+    node.run(["ip", "route", "del", "10.1.2.0/26", "metric", "8787"]);
+    world.members[0].settled();
+}
+
+/// From VXLAN to routes and back; a peer that comes, moves and goes; no removal without leave.
+#[test]
+fn backends_and_peers_change_under_way() {
+    if !require() {
+        return;
+    }
+    let world = world(lab!(), VXLAN);
+    let member = &world.members[0];
+    let route = |block: &str| {
+        let output = member.node.run(["ip", "route", "show", block]);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let has_device = || member.node.try_run(["ip", "link", "show", "weft-vx"]).status.success();
+    member.want(world.wanted(0, Backend::Routes, Direct::Never));
+    assert!(route("10.1.2.0/26").contains("via 192.0.2.2") && !has_device());
+    member.want(world.wanted(0, VXLAN, Direct::Never));
+    assert!(route("10.1.2.0/26").contains("dev weft-vx") && has_device());
+
+    let mut fewer = world.wanted(0, VXLAN, Direct::Never);
+    let peer = fewer.peers.remove("b").unwrap();
+    fewer.may_remove = false;
+    member.want(fewer.clone());
+    assert!(route("10.1.2.0/26").contains("dev weft-vx"), "removed without leave");
+    fewer.may_remove = true;
+    member.want(fewer.clone());
+    assert_eq!(route("10.1.2.0/26"), "");
+    let moved = Peer { blocks: vec!["10.1.77.0/26".parse().unwrap()], ..(*peer).clone() };
+    fewer.peers.insert("b".into(), Arc::new(moved));
+    member.want(fewer);
+    assert!(route("10.1.77.0/26").contains("dev weft-vx"));
+    let other = Backend::Vxlan { vni: 8, port: 4790 };
+    member.want(world.wanted(0, other, Direct::Never));
+    let link = member.node.run(["ip", "-d", "link", "show", "weft-vx"]);
+    assert!(String::from_utf8_lossy(&link.stdout).contains("vxlan id 8"));
+}
+
+/// F8: seen, said, and gone when it is.
+#[test]
+fn a_foreign_policy_of_drop_is_found() {
+    if !require() {
+        return;
+    }
+    let world = world(lab!(), Backend::Routes);
+    let member = &world.members[0];
+    member.node.run(["nft", "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }"]);
+    let found = || {
+        let report = member.last()?;
+        report.findings.into_iter().find(|finding| finding.code == "foreign-forward-drop")
+    };
+    assert_eq!(wait_for("the chain to be found", SOON, found).subject, "ip filter FORWARD");
+    member.node.run(["nft", "delete", "table", "ip", "filter"]);
+    wait_until("the finding to go", SOON, || found().is_none());
+}
+
+fn many(wanted: &Wanted, count: u16) -> Wanted {
+    let mut many = wanted.clone();
+    many.cidrs = vec!["10.0.0.0/8".parse().unwrap()];
+    for n in 0..count {
+        let [high, low] = n.to_be_bytes();
+        let peer = Peer {
+            published: vec![format!("192.0.{}.{low}/16", 3 + high).parse().unwrap()],
+            blocks: vec![format!("10.{}.{low}.0/26", 16 + high).parse().unwrap()],
+            node_addresses: vec![IpAddr::from([10, 16 + high, low, 1])],
+            vtep_mac: Some(Mac([2, 0, 0, 1, high, low])),
+        };
+        many.peers.insert(format!("n{n}").into(), Arc::new(peer));
+    }
+    many
+}
+
+/// Printed, not asserted: this machine does more than one thing.
+#[test]
+fn the_time_that_5000_peers_take() {
+    if !require() {
+        return;
+    }
+    let mut world = World::new(lab!(), Families::V4);
+    let wanted = world.wanted(0, VXLAN, Direct::Never);
+    let member = &mut world.members[0];
+    member.start();
+    member.want(wanted.clone());
+    let all = many(&wanted, 5_000);
+    let timed = |what: &str, member: &Member, wanted: Wanted| {
+        let (start, before) = (Instant::now(), cpu());
+        let report = member.want(wanted);
+        println!(
+            "{what}: {:?} to the report, {} ms of changes, {:?} of CPU, {} objects",
+            start.elapsed(),
+            report.last_change_ms,
+            cpu() - before,
+            report.objects
+        );
+    };
+    timed("5,000 peers appear", member, all.clone());
+    let mut one = all.clone();
+    one.peers.remove("n77");
+    timed("one of 5,000 goes", member, one);
+    timed("one of 5,000 comes", member, all.clone());
+    member.stop();
+    let start = Instant::now();
+    member.start();
+    println!("a restart reads them in {:?}", start.elapsed());
+    timed("and adopts them", member, all.clone());
+    let start = Instant::now();
+    member.node.run(["ip", "route", "flush", "proto", "87"]);
+    println!("ip route flush proto 87 took {:?}", start.elapsed());
+    wait_until("all to be back", SOON, || {
+        let output = member.node.run(["ip", "route", "show", "proto", "87"]);
+        output.stdout.iter().filter(|byte| **byte == b'\n').count() == 5_004
+    });
+    println!("and all were back {:?} after its start", start.elapsed());
+    timed("changed to routes", member, Wanted { backend: Backend::Routes, ..all });
+}
