@@ -34,12 +34,19 @@ fn check_txn(txn: &Txn) -> Result<(), StoreError> {
         .chain(txn.on_conflict_read.iter().map(String::as_str))
         .try_for_each(check)?;
 
-    if let Some(compare) = txn.compares.iter().find(|compare| matches!(compare.expect, Expect::ModRevision(..1))) {
-        return refuse(format!("a transaction compares {} with no revision: what must be absent is said so", compare.key));
+    if let Some(compare) =
+        txn.compares.iter().find(|compare| matches!(compare.expect, Expect::ModRevision(..1)))
+    {
+        return refuse(format!(
+            "a transaction compares {} with no revision: what must be absent is said so",
+            compare.key
+        ));
     }
     let longest = txn.compares.len().max(txn.writes.len()).max(txn.on_conflict_read.len());
     if longest > MAX_TXN_OPS {
-        return refuse(format!("a transaction of {longest} operations: the store takes at most {MAX_TXN_OPS}"));
+        return refuse(format!(
+            "a transaction of {longest} operations: the store takes at most {MAX_TXN_OPS}"
+        ));
     }
     let mut written = BTreeSet::new();
     if let Some(twice) = txn.writes.iter().find(|write| !written.insert(write.key())) {

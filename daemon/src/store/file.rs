@@ -13,7 +13,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::check::check_op;
-use super::{CONFIG, KeyValue, Listing, NODES, Op, Pending, Reply, Resume, Store, StoreError, WatchInput, check_key};
+use super::{
+    CONFIG, KeyValue, Listing, NODES, Op, Pending, Reply, Resume, Store, StoreError, WatchInput, check_key,
+};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -55,7 +57,10 @@ impl File {
                 Ok(Reply::Listing(listing))
             }
             Op::Txn(_) | Op::KeepSession(_) => Err(StoreError::Refused {
-                reason: format!("the store is the file {}, which is only read: change it there", self.path.display()),
+                reason: format!(
+                    "the store is the file {}, which is only read: change it there",
+                    self.path.display()
+                ),
             }),
             Op::EndSession | Op::Relist => Ok(Reply::Done),
         }
@@ -80,7 +85,10 @@ impl File {
         StoreError::Unavailable { reason: format!("read the store's file {}: {error}", self.path.display()) }
     }
 
-    async fn report(&self, events: &mpsc::Sender<WatchInput>) -> Result<(), mpsc::error::SendError<WatchInput>> {
+    async fn report(
+        &self,
+        events: &mpsc::Sender<WatchInput>,
+    ) -> Result<(), mpsc::error::SendError<WatchInput>> {
         let mut last = None;
         let mut clock = tokio::time::interval(LOOK);
         loop {
@@ -155,7 +163,8 @@ mod tests {
         let (_folder, file) = file(r#"{"config": {}}"#);
         let txn = Txn { writes: vec![Write::Delete { key: CONFIG.to_owned() }], ..Txn::default() };
         let refused = file.perform(Op::Txn(txn)).unwrap_err();
-        let expected = format!("the store is the file {}, which is only read: change it there", file.path.display());
+        let expected =
+            format!("the store is the file {}, which is only read: change it there", file.path.display());
         assert_eq!(refused, StoreError::Refused { reason: expected });
     }
 
@@ -164,7 +173,11 @@ mod tests {
         let (_folder, file) = file(r#"{"config": {}, "node": {}}"#);
         let refused = file.perform(Op::List { prefix: String::new() }).unwrap_err();
         assert!(matches!(refused, StoreError::Refused { .. }));
-        assert!(refused.to_string().ends_with("unknown field `node`, expected `config` or `nodes` at line 1 column 21"));
+        assert!(
+            refused
+                .to_string()
+                .ends_with("unknown field `node`, expected `config` or `nodes` at line 1 column 21")
+        );
     }
 
     #[tokio::test]

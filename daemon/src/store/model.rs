@@ -50,7 +50,7 @@ impl Model {
     /// Does one operation, as [`super::Store::call`].
     pub fn call(&mut self, client: Client, op: Op, now: Duration) -> Result<Reply, StoreError> {
         check_op(&op)?;
-        if self.faults(client).partitioned {
+        if self.faults(client).partitioned || self.is_rewritten_for(client) {
             return Err(unavailable());
         }
         match op {
@@ -176,6 +176,13 @@ impl Model {
         }
     }
 
+    /// Nothing is asked of a restored store before the follower has reported it.
+    fn is_rewritten_for(&self, client: Client) -> bool {
+        let following = self.clients.get(&client).and_then(|state| state.following.as_ref());
+        following
+            .is_some_and(|following| following.position.is_rewritten(self.data.cluster, self.data.revision))
+    }
+
     fn seen_by(&self, client: Client) -> Result<std::borrow::Cow<'_, Data>, StoreError> {
         match self.clients.get(&client).and_then(|state| state.faults.stale_at) {
             None => Ok(std::borrow::Cow::Borrowed(&self.data)),
@@ -192,14 +199,20 @@ impl Model {
         }
     }
 
-    fn keep_session(&mut self, client: Client, wanted: Session, now: Duration) -> Result<TxnOutcome, StoreError> {
+    fn keep_session(
+        &mut self,
+        client: Client,
+        wanted: Session,
+        now: Duration,
+    ) -> Result<TxnOutcome, StoreError> {
         let Session { key, value, ttl, compares } = wanted;
         let put = Write::Put { key: key.clone(), value, lease: Some(ttl) };
         let txn = Txn { compares, writes: vec![put], on_conflict_read: vec![key.clone()] };
         let outcome = self.txn(client, &txn, now)?;
         if matches!(outcome, TxnOutcome::Committed { .. }) {
             let lease = self.data.lease_of(&key);
-            let former = self.clients.entry(client).or_default().session.replace(Held::new(key, lease, ttl, now));
+            let former =
+                self.clients.entry(client).or_default().session.replace(Held::new(key, lease, ttl, now));
             if let Some(former) = former {
                 self.data.revoke(former.lease);
             }

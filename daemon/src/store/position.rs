@@ -38,13 +38,19 @@ impl Position {
         Self { cluster: Some(cluster), seen: revision, complete: Some(revision - 1), ..Self::default() }
     }
 
+    /// Somebody else of this node has seen the store at this revision.
+    pub fn saw(&mut self, cluster: u64, revision: i64) {
+        if *self.cluster.get_or_insert(cluster) == cluster {
+            self.seen = self.seen.max(revision);
+        }
+    }
+
     /// A connection stands. `revision` must come from a linearizable read of this connection, as a member
     /// that lags behind shows an old one otherwise.
     pub fn connected(&mut self, endpoint: String, cluster: u64, revision: i64) -> Vec<WatchInput> {
         self.lost = false;
         let mut inputs = vec![WatchInput::Connected { endpoint, cluster, revision }];
-        let another = self.cluster.is_some_and(|known| known != cluster);
-        if another || revision < self.seen {
+        if self.is_rewritten(cluster, revision) {
             inputs.push(WatchInput::HistoryRewritten { header_revision: revision, last_seen: self.seen });
             self.forget();
             self.seen = 0;
@@ -52,6 +58,11 @@ impl Position {
         self.cluster = Some(cluster);
         self.seen = self.seen.max(revision);
         inputs
+    }
+
+    /// Whether this is not the store that was seen before, or it is not as far as it was.
+    pub fn is_rewritten(&self, cluster: u64, revision: i64) -> bool {
+        revision < self.seen || self.cluster.is_some_and(|known| known != cluster)
     }
 
     /// The identity of the store, 0 before the first connection.
@@ -178,6 +189,13 @@ mod tests {
         let (mut position, _) = connected_at(7, Some(Resume { revision: 8, cluster: 7 }));
         position.listed(Listing { revision: 7, items: Vec::new() });
         assert!(!last_is_rewritten(&position.connected("e".to_owned(), 7, 7)));
+    }
+
+    #[test]
+    fn what_others_of_this_node_have_seen_counts_too() {
+        let mut position = Position::new(None);
+        position.saw(7, 12);
+        assert!(last_is_rewritten(&position.connected("e".to_owned(), 7, 11)));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use weftd::store::{
-    Compare, Expect, KeyValue, Listing, Op, Reply, Resume, Session, StoreError, Ttl, Txn, TxnOutcome, WatchEvent,
-    WatchInput, Write,
+    Compare, Expect, KeyValue, Listing, Op, Reply, Resume, Session, StoreError, Ttl, Txn, TxnOutcome,
+    WatchEvent, WatchInput, Write,
 };
 
 use crate::subjects::Subject;
@@ -36,7 +36,9 @@ fn txn(store: &mut dyn Subject, compares: Vec<Compare>, writes: Vec<Write>, read
 }
 
 fn write(store: &mut dyn Subject, writes: Vec<Write>) -> i64 {
-    let TxnOutcome::Committed { revision } = txn(store, Vec::new(), writes, &[]) else { panic!("a conflict") };
+    let TxnOutcome::Committed { revision } = txn(store, Vec::new(), writes, &[]) else {
+        panic!("a conflict")
+    };
     revision
 }
 
@@ -46,7 +48,9 @@ fn read(store: &mut dyn Subject, key: &str) -> Option<KeyValue> {
 }
 
 fn list(store: &mut dyn Subject, prefix: &str) -> Listing {
-    let Reply::Listing(listing) = store.call(Op::List { prefix: prefix.to_owned() }).unwrap() else { panic!() };
+    let Reply::Listing(listing) = store.call(Op::List { prefix: prefix.to_owned() }).unwrap() else {
+        panic!()
+    };
     listing
 }
 
@@ -70,7 +74,9 @@ fn follow(store: &mut dyn Subject) -> (u64, Listing) {
 fn events(store: &mut dyn Subject, count: usize) -> Vec<String> {
     let mut found = Vec::new();
     while found.len() < count {
-        let WatchInput::Events { events, .. } = store.next_input() else { panic!("no events; so far {found:?}") };
+        let WatchInput::Events { events, .. } = store.next_input() else {
+            panic!("no events; so far {found:?}")
+        };
         found.extend(events.iter().filter_map(|event| match event {
             WatchEvent::Put(kv) => Some(format!("+{}", kv.key)),
             WatchEvent::Delete { key, .. } => Some(format!("-{key}")),
@@ -115,7 +121,8 @@ pub fn writes_of_a_transaction_share_one_revision(store: &mut dyn Subject) {
     let changed = write(store, vec![put("n/a", "2"), delete("n/b"), put("b/1", "")]);
     assert_eq!(changed, created + 1);
     let all = list(store, "");
-    let found: Vec<_> = all.items.iter().map(|kv| (kv.key.as_str(), kv.mod_revision, kv.create_revision)).collect();
+    let found: Vec<_> =
+        all.items.iter().map(|kv| (kv.key.as_str(), kv.mod_revision, kv.create_revision)).collect();
     assert_eq!(found, [("b/1", changed, changed), ("n/a", changed, created)]);
     assert_eq!(all.revision, changed);
 }
@@ -278,7 +285,9 @@ pub fn a_restored_store_is_noticed_by_its_lower_revision(store: &mut dyn Subject
     let last_seen = write(store, vec![put("n/b", "1"), put("b/1", "")]);
     events(store, 1);
     store.restore();
-    assert!(matches!(store.next_input(), WatchInput::Connected { revision, .. } if revision == last_seen - 1));
+    assert!(
+        matches!(store.next_input(), WatchInput::Connected { revision, .. } if revision == last_seen - 1)
+    );
     let rewritten = WatchInput::HistoryRewritten { header_revision: last_seen - 1, last_seen };
     assert_eq!(store.next_input(), rewritten);
     let WatchInput::Snapshot(listing) = store.next_input() else { panic!("no snapshot") };
@@ -297,7 +306,9 @@ pub fn a_restored_store_that_was_driven_on_says_only_that_it_was_connected_anew(
     for _ in 0..3 {
         store.write_from_elsewhere(vec![put("use/x", "")]);
     }
-    let WatchInput::Connected { cluster, revision, .. } = store.next_input() else { panic!("not connected first") };
+    let WatchInput::Connected { cluster, revision, .. } = store.next_input() else {
+        panic!("not connected first")
+    };
     assert_eq!((cluster, revision), (identity, last_seen + 2));
     assert!(store.is_silent(), "the revision alone tells nothing");
     store.call(Op::Relist).unwrap();

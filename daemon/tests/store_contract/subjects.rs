@@ -145,7 +145,11 @@ impl Subject for EtcdSubject {
         let (inputs, _) = self.inputs.as_mut().unwrap();
         let end = Instant::now() + PATIENCE;
         loop {
-            let input = self.runtime.block_on(async { timeout(PATIENCE, inputs.recv()).await }).expect("nothing is reported").unwrap();
+            let input = self
+                .runtime
+                .block_on(async { timeout(PATIENCE, inputs.recv()).await })
+                .expect("nothing is reported")
+                .unwrap();
             // Neither an outage nor a sign of life is of this contract; they come when a machine is slow.
             let is_noise = match &input {
                 WatchInput::Lost(_) => true,

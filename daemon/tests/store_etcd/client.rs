@@ -9,7 +9,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use weftd::store::etcd::{Conf, Etcd};
-use weftd::store::{KeyValue, Op, Reply, Resume, Store, StoreError, Txn, TxnOutcome, WatchEvent, WatchInput, Write};
+use weftd::store::{
+    KeyValue, Op, Reply, Resume, Store, StoreError, Txn, TxnOutcome, WatchEvent, WatchInput, Write,
+};
 
 use crate::etcd_lab::{Cluster, PATIENCE, runtime};
 
@@ -31,7 +33,9 @@ impl Node {
     }
 
     pub fn read(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
-        let Reply::Read { items, .. } = self.call(Op::Read(vec![key.to_owned()]))? else { panic!("another answer") };
+        let Reply::Read { items, .. } = self.call(Op::Read(vec![key.to_owned()]))? else {
+            panic!("another answer")
+        };
         Ok(items.into_iter().next().unwrap().1)
     }
 
@@ -57,6 +61,16 @@ impl Node {
         wait_for("a refusal", PATIENCE, || match self.read("n/a") {
             Err(StoreError::Refused { reason }) => Some(reason),
             Err(StoreError::Unavailable { reason }) if reason.contains("connection refused") => None,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// Why a read is refused, or why the store cannot be reached: a member's alert is seen or lost as time has it.
+    pub fn refusal_or_break(&self) -> String {
+        wait_for("a refusal", PATIENCE, || match self.read("n/a") {
+            Err(StoreError::Refused { reason }) => Some(reason),
+            Err(StoreError::Unavailable { reason }) if !reason.contains("connection refused") => Some(reason),
+            Err(StoreError::Unavailable { .. }) => None,
             other => panic!("{other:?}"),
         })
     }

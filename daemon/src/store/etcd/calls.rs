@@ -9,8 +9,8 @@ use super::failure::Kind;
 use super::pool::{Failed, Pool, Repeat};
 use crate::store::check::MAX_TXN_OPS;
 use crate::store::{
-    CONFIG, Compare, Expect, FOLLOWED_END, KeyValue, Listing, Prefix, Reply, StoreError, Ttl, Txn, TxnOutcome, Write,
-    is_followed,
+    CONFIG, Compare, Expect, FOLLOWED_END, KeyValue, Listing, Prefix, Reply, StoreError, Ttl, Txn,
+    TxnOutcome, Write, is_followed,
 };
 
 /// Keys of one page of a list.
@@ -29,8 +29,9 @@ impl Pool {
     /// [`crate::store::Op::Read`].
     pub async fn read(&self, keys: Vec<String>) -> Result<Reply, StoreError> {
         let read = |connection: Connection| read_on(kv_of(&connection.client), &self.conf.prefix, &keys);
+        let before = self.seen();
         let (head, items) = self.attempt("read", Repeat::Safe, self.conf.timing.call, read).await?;
-        self.saw(head);
+        self.believe(before, head)?;
         Ok(Reply::Read { revision: head.revision, items })
     }
 
@@ -42,9 +43,10 @@ impl Pool {
         let list = |connection: Connection| list_on(connection.client, &self.conf.prefix, &first, &end);
         let mut attempts = 1..LIST_ATTEMPTS;
         loop {
+            let before = self.seen();
             match self.attempt("list", Repeat::Safe, limit, list).await {
                 Ok((head, items)) => {
-                    self.saw(head);
+                    self.believe(before, head)?;
                     return Ok(Listing { revision: head.revision, items });
                 }
                 Err(failed) if failed.kind() == Some(Kind::Compacted) && attempts.next().is_some() => {}
@@ -62,14 +64,15 @@ impl Pool {
                 Write::Put { lease: None, .. } | Write::Delete { .. } => 0,
             });
         }
-        let outcome = self.txn_leased(&txn, &leases).await?;
-        if matches!(outcome, TxnOutcome::Conflict { .. }) {
+        let outcome = self.txn_leased(&txn, &leases).await;
+        let refused = matches!(outcome, Err(StoreError::Refused { .. } | StoreError::NoSpace { .. }));
+        if refused || matches!(outcome, Ok(TxnOutcome::Conflict { .. })) {
             for &lease in leases.iter().filter(|&&lease| lease != 0) {
                 // What is not revoked ends by itself, and nothing hangs on it.
                 let _ends_later = self.revoke(lease).await;
             }
         }
-        Ok(outcome)
+        outcome
     }
 
     /// A transaction whose writes have these leases, or none where it is 0.
@@ -146,7 +149,8 @@ async fn read_on(mut client: KvClient, prefix: &Prefix, keys: &[String]) -> Outc
     let (now, later) = keys.split_at(keys.len().min(MAX_TXN_OPS));
     let gets = |keys: &[String], revision| {
         let options = GetOptions::new().with_revision(revision);
-        let ops: Vec<_> = keys.iter().map(|key| TxnOp::get(prefix.join(key), Some(options.clone()))).collect();
+        let ops: Vec<_> =
+            keys.iter().map(|key| TxnOp::get(prefix.join(key), Some(options.clone()))).collect();
         etcd_client::Txn::new().and_then(ops)
     };
     let answer = client.txn(gets(now, 0)).await?;
@@ -167,7 +171,12 @@ fn found_in(answer: &TxnResponse, prefix: &Prefix, keys: &[String]) -> Found {
     keys.iter().cloned().zip(answers).collect()
 }
 
-async fn list_on(client: Client, prefix: &Prefix, first: &[u8], end: &[u8]) -> Outcome<(Head, Vec<KeyValue>)> {
+async fn list_on(
+    client: Client,
+    prefix: &Prefix,
+    first: &[u8],
+    end: &[u8],
+) -> Outcome<(Head, Vec<KeyValue>)> {
     let mut client = kv_of(&client);
     let page = GetOptions::new().with_range(end).with_limit(PAGE);
     let mut answer = client.get(first, Some(page.clone())).await?;
@@ -181,9 +190,15 @@ async fn list_on(client: Client, prefix: &Prefix, first: &[u8], end: &[u8]) -> O
     }
 }
 
-async fn txn_on(mut client: KvClient, prefix: &Prefix, txn: &Txn, leases: &[i64]) -> Outcome<(Head, TxnOutcome)> {
+async fn txn_on(
+    mut client: KvClient,
+    prefix: &Prefix,
+    txn: &Txn,
+    leases: &[i64],
+) -> Outcome<(Head, TxnOutcome)> {
     let compares: Vec<_> = txn.compares.iter().map(|compare| comparison(prefix, compare)).collect();
-    let writes: Vec<_> = txn.writes.iter().zip(leases).map(|(write, &lease)| operation(prefix, write, lease)).collect();
+    let writes: Vec<_> =
+        txn.writes.iter().zip(leases).map(|(write, &lease)| operation(prefix, write, lease)).collect();
     let reads: Vec<_> = txn.on_conflict_read.iter().map(|key| TxnOp::get(prefix.join(key), None)).collect();
     let request = etcd_client::Txn::new().when(compares).and_then(writes).or_else(reads);
     let answer = client.txn(request).await?;

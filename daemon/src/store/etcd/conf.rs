@@ -58,7 +58,8 @@ pub struct Endpoint(String);
 impl Endpoint {
     /// Parses the address of one member; without a scheme it is `https` if `tls`, else `http`.
     pub fn parse(text: &str, tls: bool) -> Result<Self, InvalidConf> {
-        let invalid = |problem: &str| Err(InvalidConf(format!("{text:?} is no endpoint of a store: {problem}")));
+        let invalid =
+            |problem: &str| Err(InvalidConf(format!("{text:?} is no endpoint of a store: {problem}")));
         let (scheme, place) = match text.split_once("://") {
             Some((scheme @ ("http" | "https"), place)) => (scheme, place),
             Some(_) => return invalid("it begins with neither http:// nor https://"),

@@ -25,7 +25,8 @@ pub struct Head {
 impl Head {
     /// From the header of an answer.
     pub fn of(header: Option<&etcd_client::ResponseHeader>) -> Result<Self, etcd_client::Error> {
-        let header = header.ok_or_else(|| etcd_client::Error::Internal("an answer without a header".to_owned()))?;
+        let header =
+            header.ok_or_else(|| etcd_client::Error::Internal("an answer without a header".to_owned()))?;
         Ok(Self { cluster: header.cluster_id(), revision: header.revision() })
     }
 }
@@ -45,14 +46,20 @@ type FileStamp = Option<(SystemTime, u64)>;
 
 impl Connection {
     /// Makes a client and logs in. Without a user nothing is sent yet.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all that is not about the files comes from logging in"
+    )]
     pub async fn open(conf: &Conf, index: usize, endpoint: &Endpoint) -> Result<Self, Failure> {
         let prepare = context(conf, endpoint, Step::Prepare);
         let files = stamps(conf);
         let options = options(conf, endpoint).map_err(|why| prepare.fail(Kind::EndpointRefused, why))?;
         let client = Client::connect([endpoint.as_str()], Some(options)).await;
         let client = client.map_err(|error| match &error {
-            etcd_client::Error::TransportError(_) => prepare.fail(Kind::EndpointRefused, unusable(conf, &error)),
-            _ => context(conf, endpoint, Step::LogIn).explain(&error),
+            etcd_client::Error::TransportError(cause) => {
+                prepare.fail(Kind::EndpointRefused, unusable(conf, &super::failure::chain(cause)))
+            }
+            answer => context(conf, endpoint, Step::LogIn).explain(answer),
         })?;
         Ok(Self { index, client, files })
     }
@@ -96,7 +103,8 @@ fn options(conf: &Conf, endpoint: &Endpoint) -> Result<ConnectOptions, String> {
 }
 
 fn tls(files: &TlsFiles) -> Result<TlsOptions, String> {
-    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read_pem(&files.ca, "CERTIFICATE")?));
+    let mut tls =
+        TlsOptions::new().ca_certificate(Certificate::from_pem(read_pem(&files.ca, "CERTIFICATE")?));
     if let Some((certificate, key)) = &files.identity {
         let (certificate, key) = (read_pem(certificate, "CERTIFICATE")?, read_pem(key, "PRIVATE KEY")?);
         tls = tls.identity(Identity::from_pem(certificate, key));
@@ -105,18 +113,15 @@ fn tls(files: &TlsFiles) -> Result<TlsOptions, String> {
 }
 
 fn read_pem(path: &Path, kind: &str) -> Result<String, String> {
-    let text = fs::read_to_string(path).map_err(|error: io::Error| format!("read {}: {error}", path.display()))?;
+    let text =
+        fs::read_to_string(path).map_err(|error: io::Error| format!("read {}: {error}", path.display()))?;
     let found = text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(kind));
     if found { Ok(text) } else { Err(format!("{} holds no {kind} in PEM format", path.display())) }
 }
 
-fn unusable(conf: &Conf, error: &etcd_client::Error) -> String {
+fn unusable(conf: &Conf, cause: &str) -> String {
     let names: Vec<_> = paths(conf).map(|path| path.display().to_string()).collect();
-    let chain = match error {
-        etcd_client::Error::TransportError(error) => super::failure::chain(error),
-        other => other.to_string(),
-    };
-    format!("the certificates in {} cannot be used ({chain})", names.join(", "))
+    format!("the certificates in {} cannot be used ({cause})", names.join(", "))
 }
 
 fn paths(conf: &Conf) -> impl Iterator<Item = &PathBuf> {

@@ -35,6 +35,8 @@ pub enum Step {
     Tls,
     /// User and password.
     LogIn,
+    /// The first call on a new connection, a read.
+    FirstCall,
     /// A call.
     Call(&'static str),
 }
@@ -65,6 +67,7 @@ impl fmt::Display for Step {
             Self::Connect => "connect",
             Self::Tls => "set up TLS",
             Self::LogIn => "log in",
+            Self::FirstCall => "read",
             Self::Call(name) => name,
         })
     }
@@ -105,6 +108,10 @@ impl Context<'_> {
     }
 
     /// Says what an error of the client means.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the rest is about parts of the client that are not used"
+    )]
     pub fn explain(&self, error: &etcd_client::Error) -> Failure {
         match error {
             etcd_client::Error::GRpcStatus(status) => match status.source() {
@@ -121,11 +128,12 @@ impl Context<'_> {
 
     /// The connection failed. `debug` names the types in the chain, of which one says that nothing was sent.
     pub fn broken(&self, chain: &str, debug: &str) -> Failure {
-        let (step, refused, why) = text::explain_connection(chain, self.endpoint);
-        let kind = match (refused, debug.contains("ConnectError(")) {
+        let stood = !debug.contains("ConnectError(");
+        let (step, refused, why) = text::explain_connection(chain, stood, self);
+        let kind = match (refused, stood) {
             (true, _) => Kind::EndpointRefused,
-            (false, true) => Kind::NotApplied,
-            (false, false) => Kind::Unknown,
+            (false, false) => Kind::NotApplied,
+            (false, true) => Kind::Unknown,
         };
         Failure { step: step.unwrap_or(self.step), ..self.fail(kind, why) }
     }
@@ -153,7 +161,9 @@ pub fn combine(failures: &[Failure], repeatable: bool) -> StoreError {
         Some(Kind::Unknown) if !repeatable => StoreError::UnknownOutcome { reason },
         Some(Kind::Refused) => StoreError::Refused { reason: last_of(failures) },
         Some(Kind::NoSpace) => StoreError::NoSpace { reason: last_of(failures) },
-        Some(Kind::Compacted | Kind::NoLease | Kind::NotApplied | Kind::Unknown) => StoreError::Unavailable { reason },
+        Some(Kind::Compacted | Kind::NoLease | Kind::NotApplied | Kind::Unknown) => {
+            StoreError::Unavailable { reason }
+        }
         Some(Kind::EndpointRefused) if all_refused => StoreError::Refused { reason },
         Some(Kind::EndpointRefused) | None => StoreError::Unavailable { reason },
     }

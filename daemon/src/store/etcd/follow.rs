@@ -78,6 +78,10 @@ async fn pass_on(notices: Arc<Notices>, relist: Arc<Notify>, events: mpsc::Sende
 impl Follower {
     async fn follow(&mut self) -> Closed {
         loop {
+            // Asked for before the connection's own read: what calls see meanwhile must not be held against it.
+            if let Some(seen) = self.pool.seen() {
+                self.position.saw(seen.cluster, seen.revision);
+            }
             let error = match self.pool.connect().await {
                 Err(error) => error,
                 Ok((connection, endpoint, head)) => match self.stay(&connection, &endpoint, head).await {
@@ -111,12 +115,17 @@ impl Follower {
 
     /// Follows by this connection as long as it lives.
     async fn stay(&mut self, connection: &Connection, endpoint: &Endpoint, head: Head) -> End {
+        let rewritten = self.position.is_rewritten(head.cluster, head.revision);
         let inputs = self.position.connected(endpoint.to_string(), head.cluster, head.revision);
         if self.report(inputs).await.is_err() {
             return End::Closed;
         }
-        // Only now: whoever asks the store is told first that it was rewritten.
-        self.pool.accept(head);
+        if rewritten {
+            // Only now: whoever asks the store is told first.
+            self.pool.accept(head);
+        } else {
+            self.pool.saw(head);
+        }
         loop {
             let step = match self.position.start() {
                 Start::List => self.list(connection, endpoint).await,
@@ -169,7 +178,12 @@ impl Follower {
         }
     }
 
-    async fn begin(&self, connection: &Connection, endpoint: &Endpoint, from: i64) -> Result<WatchStream, Failure> {
+    async fn begin(
+        &self,
+        connection: &Connection,
+        endpoint: &Endpoint,
+        from: i64,
+    ) -> Result<WatchStream, Failure> {
         let (first, end) = self.pool.followed_range();
         let options = WatchOptions::new()
             .with_range(end)
@@ -184,7 +198,11 @@ impl Follower {
     async fn take(&mut self, answer: &WatchResponse, here: &super::failure::Context<'_>) -> Result<(), End> {
         if answer.canceled() {
             let compacted = answer.compact_revision() > 0;
-            return Err(if compacted { End::Relist } else { End::Failed(here.answered(answer.cancel_reason())) });
+            return Err(if compacted {
+                End::Relist
+            } else {
+                End::Failed(here.answered(answer.cancel_reason()))
+            });
         }
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         let events: Vec<_> = answer.events().iter().filter_map(|event| self.event(event)).collect();

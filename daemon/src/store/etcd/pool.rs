@@ -75,7 +75,13 @@ impl Pool {
     }
 
     /// Does `call` on the first endpoint that can, within `limit` on each.
-    pub async fn attempt<T, F, R>(&self, what: &'static str, repeat: Repeat, limit: Duration, call: F) -> Result<T, Failed>
+    pub async fn attempt<T, F, R>(
+        &self,
+        what: &'static str,
+        repeat: Repeat,
+        limit: Duration,
+        call: F,
+    ) -> Result<T, Failed>
     where
         F: Fn(Connection) -> R,
         R: Future<Output = Result<T, etcd_client::Error>>,
@@ -84,13 +90,15 @@ impl Pool {
         for (index, endpoint) in self.order() {
             let failure = match self.ready(index, &endpoint, repeat).await {
                 Err(failure) => failure,
-                Ok(connection) => match self.limited(&endpoint, Step::Call(what), limit, call(connection)).await {
-                    Ok(answer) => {
-                        self.answered(index);
-                        return Ok(answer);
+                Ok(connection) => {
+                    match self.limited(&endpoint, Step::Call(what), limit, call(connection)).await {
+                        Ok(answer) => {
+                            self.answered(index);
+                            return Ok(answer);
+                        }
+                        Err(failure) => failure,
                     }
-                    Err(failure) => failure,
-                },
+                }
             };
             self.note(index, &failure);
             let ends = is_final(failure.kind) || (failure.kind == Kind::Unknown && repeat == Repeat::Once);
@@ -126,6 +134,25 @@ impl Pool {
     pub fn expect(&self, resume: Option<Resume>) {
         if let Some(Resume { revision, cluster }) = resume {
             locked(&self.state).seen.get_or_insert(Head { cluster, revision });
+        }
+    }
+
+    /// What the store was last seen to be: to be asked for before a call whose answer is to be compared.
+    pub fn seen(&self) -> Option<Head> {
+        locked(&self.state).seen
+    }
+
+    /// An answer came from a store at `head`. A connection mends itself unseen, so that even an answer of one that
+    /// was probed may be of a store that was restored meanwhile: it is not to be believed.
+    pub fn believe(&self, before: Option<Head>, head: Head) -> Result<(), StoreError> {
+        match before {
+            Some(seen) if is_rewritten(head, seen) => {
+                Err(StoreError::Unavailable { reason: format!("store: {}", rewritten(head, seen)) })
+            }
+            _ => {
+                self.saw(head);
+                Ok(())
+            }
         }
     }
 
@@ -197,8 +224,9 @@ impl Pool {
         }
         let (connection, head) = self.open(index, endpoint).await?;
         match seen {
-            Some(seen) if head.cluster != seen.cluster || head.revision < seen.revision => {
-                Err(context(&self.conf, endpoint, Step::Call("compare")).fail(Kind::NotApplied, rewritten(head, seen)))
+            Some(seen) if is_rewritten(head, seen) => {
+                let check = context(&self.conf, endpoint, Step::Call("check its history"));
+                Err(check.fail(Kind::NotApplied, rewritten(head, seen)))
             }
             _ => {
                 self.saw(head);
@@ -210,12 +238,13 @@ impl Pool {
     /// A connection, made anew unless a current one stands, and the store's head by a read just done.
     async fn open(&self, index: usize, endpoint: &Endpoint) -> Result<(Connection, Head), Failure> {
         let standing = locked(&self.state).live.get(index).cloned().flatten();
-        let standing = standing.map(|live| live.connection).filter(|connection| connection.is_current(&self.conf));
-        let connection = match standing {
-            Some(connection) => connection,
-            None => self.log_in(index, endpoint).await?,
+        let standing =
+            standing.map(|live| live.connection).filter(|connection| connection.is_current(&self.conf));
+        let (step, connection) = match standing {
+            Some(connection) => (Step::Call("read"), connection),
+            None => (Step::FirstCall, self.log_in(index, endpoint).await?),
         };
-        let probe = self.limited(endpoint, Step::Call("read"), self.conf.timing.call, connection.head(&self.conf));
+        let probe = self.limited(endpoint, step, self.conf.timing.call, connection.head(&self.conf));
         let head = probe.await.map_err(as_probe)?;
         let mut state = locked(&self.state);
         if let Some(live) = state.live.get_mut(index) {
@@ -242,6 +271,10 @@ fn is_final(kind: Kind) -> bool {
 fn as_probe(failure: Failure) -> Failure {
     let kind = if failure.kind == Kind::Unknown { Kind::NotApplied } else { failure.kind };
     Failure { kind, ..failure }
+}
+
+fn is_rewritten(head: Head, seen: Head) -> bool {
+    head.cluster != seen.cluster || head.revision < seen.revision
 }
 
 fn rewritten(head: Head, seen: Head) -> String {

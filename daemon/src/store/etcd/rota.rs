@@ -30,7 +30,11 @@ impl Rota {
         let count = self.members.len();
         let all = (0..count).map(|step| (self.current + step) % count);
         let ready: Vec<_> = all.clone().filter(|&index| self.pause_of(index) <= now).collect();
-        if ready.is_empty() { all.min_by_key(|&index| self.pause_of(index)).into_iter().collect() } else { ready }
+        if ready.is_empty() {
+            all.min_by_key(|&index| self.pause_of(index)).into_iter().collect()
+        } else {
+            ready
+        }
     }
 
     /// It answered: it stays the first to be asked.

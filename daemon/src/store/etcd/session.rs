@@ -64,10 +64,16 @@ impl Sessions {
     }
 
     /// Without its lease, a key that may have been written is gone: the outcome is then known.
-    async fn give_up(&self, lease: i64, outcome: Result<TxnOutcome, StoreError>) -> Result<TxnOutcome, StoreError> {
+    async fn give_up(
+        &self,
+        lease: i64,
+        outcome: Result<TxnOutcome, StoreError>,
+    ) -> Result<TxnOutcome, StoreError> {
         let revoked = self.pool.revoke(lease).await;
         match outcome {
-            Err(StoreError::UnknownOutcome { reason }) if revoked.is_ok() => Err(StoreError::Unavailable { reason }),
+            Err(StoreError::UnknownOutcome { reason }) if revoked.is_ok() => {
+                Err(StoreError::Unavailable { reason })
+            }
             other => other,
         }
     }

@@ -41,7 +41,17 @@ impl Data {
         let (keys, base, leases) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         // etcd begins with revision 1.
         let (revision, compacted) = (1, 0);
-        Self { cluster, revision, no_space: false, keys, leases, next_lease: 1, base, compacted, history: Vec::new() }
+        Self {
+            cluster,
+            revision,
+            no_space: false,
+            keys,
+            leases,
+            next_lease: 1,
+            base,
+            compacted,
+            history: Vec::new(),
+        }
     }
 
     pub fn backup(&self) -> Backup {
@@ -146,7 +156,8 @@ impl Data {
     }
 
     pub fn expire(&mut self, now: Duration) {
-        let ended: Vec<_> = self.leases.iter().filter(|(_, lease)| lease.ends <= now).map(|(&id, _)| id).collect();
+        let ended: Vec<_> =
+            self.leases.iter().filter(|(_, lease)| lease.ends <= now).map(|(&id, _)| id).collect();
         for id in ended {
             self.revoke(id);
         }

@@ -57,7 +57,10 @@ fn a_silent_watch_says_nothing_until_it_is_broken() {
     *model.faults(client) = Faults::default();
     model.break_watch(client);
     let inputs = model.poll(client);
-    assert!(matches!(inputs[..], [WatchInput::Connected { .. }, WatchInput::Events { revision: 2, .. }]), "{inputs:?}");
+    assert!(
+        matches!(inputs[..], [WatchInput::Connected { .. }, WatchInput::Events { revision: 2, .. }]),
+        "{inputs:?}"
+    );
 }
 
 #[test]
@@ -85,6 +88,7 @@ fn a_restored_backup_is_noticed_by_its_revision_and_hidden_when_driven_past() {
     model.poll(client);
 
     model.restore(&backup);
+    assert_eq!(model.call(client, create("b/1"), START), Err(unavailable()));
     let inputs = model.poll(client);
     assert_eq!(inputs[1], WatchInput::HistoryRewritten { header_revision: 1, last_seen });
     assert!(matches!(&inputs[2], WatchInput::Snapshot(listing) if listing.items.is_empty()));

@@ -29,7 +29,8 @@ fn an_answer_of_etcd_says_whether_anything_was_applied() {
 #[test]
 fn a_connection_that_never_stood_applied_nothing_and_one_that_broke_may_have() {
     let context = context("http://a:1");
-    let refused = context.broken("tcp connect error: Connection refused (os error 111)", "Error(ConnectError(..))");
+    let refused =
+        context.broken("tcp connect error: Connection refused (os error 111)", "Error(ConnectError(..))");
     assert_eq!((refused.kind, refused.step), (Kind::NotApplied, Step::Connect));
     let broken = context.broken("http2 error: broken pipe", "Error(hyper)");
     assert_eq!(broken.kind, Kind::Unknown);
@@ -49,7 +50,7 @@ fn a_bad_certificate_is_named_with_what_to_do() {
         ),
         (
             "received corrupt message of type InvalidContentType",
-            "store https://a:1: set up TLS: it does not speak TLS. Use http:// for it, or switch TLS on there",
+            "store https://a:1: set up TLS: it seems not to speak TLS. Use http:// for it, or switch TLS on there",
         ),
     ];
     for (chain, expected) in cases {

@@ -4,6 +4,11 @@ use std::error::Error;
 
 use super::{Context, Kind, Step};
 
+/// How a TLS handshake ends with one who does not expect it.
+const BROKEN_OFF: [&str; 3] = ["handshake eof", "connection reset", "broken pipe"];
+
+const CLIENT_CERTIFICATE: &str = "Configure a client certificate from a CA it trusts, not expired";
+
 /// The messages of an error and all its causes, without repetitions.
 pub fn chain(error: &dyn Error) -> String {
     let mut messages = vec![error.to_string()];
@@ -18,10 +23,11 @@ pub fn chain(error: &dyn Error) -> String {
     messages.join(": ")
 }
 
-/// What a broken connection means: the step (if another than the one attempted), whether it stays so until somebody
+/// What a broken connection means, which stood before or never did: the step (if another than the one attempted), whether it stays so until somebody
 /// changes something, and the sentence.
-pub fn explain_connection(chain: &str, endpoint: &str) -> (Option<Step>, bool, String) {
+pub fn explain_connection(chain: &str, stood: bool, context: &Context<'_>) -> (Option<Step>, bool, String) {
     let lower = chain.to_lowercase();
+    let (is_tls, is_new) = (context.endpoint.starts_with("https"), context.step == Step::FirstCall);
     let has = |needle: &str| lower.contains(needle);
     let connect = |why: &str| (Some(Step::Connect), false, why.to_owned());
     let tls = |why: &str| (Some(Step::Tls), true, why.to_owned());
@@ -34,7 +40,9 @@ pub fn explain_connection(chain: &str, endpoint: &str) -> (Option<Step>, bool, S
     } else if has("tcp connect error") || has("deadline has elapsed") || has("timed out") {
         connect("no answer. The host is down, or a packet filter drops the connection")
     } else if has("unknownissuer") {
-        tls("its certificate is from a CA that the configured CA file does not hold. Configure the CA of this etcd")
+        tls(
+            "its certificate is from a CA that the configured CA file does not hold. Configure the CA of this etcd",
+        )
     } else if has("certificate expired") {
         tls("its certificate has expired. Renew it; if it has not, this node's clock is wrong")
     } else if has("certificate not valid yet") {
@@ -42,19 +50,30 @@ pub fn explain_connection(chain: &str, endpoint: &str) -> (Option<Step>, bool, S
     } else if has("not valid for name") {
         let names = chain.split_once("only valid for ").map(|(_, names)| names.trim_end_matches('.'));
         let valid = names.map(|names| format!(", but for {names}")).unwrap_or_default();
-        tls(&format!("its certificate is not for this host name{valid}. Use a name it is for, or issue another one"))
+        tls(&format!(
+            "its certificate is not for this host name{valid}. Use a name it is for, or issue another one"
+        ))
     } else if has("invalid peer certificate") {
         tls(&format!("its certificate cannot be accepted ({chain})"))
     } else if has("alert: certificaterequired") || has("alert: badcertificate") || has("alert: unknownca") {
-        tls("it does not accept this node's certificate. Configure a client certificate from a CA it trusts, not expired")
+        tls(&format!("it does not accept this node's certificate. {CLIENT_CERTIFICATE}"))
     } else if has("alert: certificateexpired") {
         tls("it says that this node's certificate has expired. Renew it")
-    } else if has("invalidcontenttype") {
-        tls("it does not speak TLS. Use http:// for it, or switch TLS on there")
+    } else if has("invalidcontenttype") || (is_tls && !stood && BROKEN_OFF.iter().any(|end| has(end))) {
+        tls("it seems not to speak TLS. Use http:// for it, or switch TLS on there")
     } else if has("received fatal alert") {
         tls(&format!("it broke off the TLS handshake ({chain})"))
-    } else if endpoint.starts_with("http://") && (has("frame with invalid size") || has("http2 error")) {
-        (Some(Step::Connect), false, format!("it does not answer as etcd does ({chain}). Does it want https://?"))
+    } else if is_tls && is_new && stood {
+        // With TLS 1.3 the member looks at our certificate after the handshake, and its alert is often lost.
+        let why =
+            "it closed the connection once TLS stood. Probably it does not accept this node's certificate";
+        (Some(Step::Tls), false, format!("{why}. {CLIENT_CERTIFICATE}"))
+    } else if is_new {
+        (
+            Some(Step::Connect),
+            false,
+            format!("it does not answer as etcd does ({chain}). Does it want https://?"),
+        )
     } else {
         (None, false, format!("the connection broke ({chain})"))
     }
@@ -80,10 +99,13 @@ pub fn explain_answer(message: &str, context: &Context<'_>) -> (Kind, String) {
     } else if has("user name is empty") {
         (Kind::Refused, "the store asks for a user and a password, and none is configured".to_owned())
     } else if has("authentication is not enabled") {
-        let why = format!("user {user} is configured, but the store has no authentication. Remove the user, or enable it there");
+        let why = format!(
+            "user {user} is configured, but the store has no authentication. Remove the user, or enable it there"
+        );
         (Kind::Refused, why)
     } else if has("database space exceeded") {
-        let advice = "Compact and defragment it, then: etcdctl alarm disarm. Enable --auto-compaction-retention";
+        let advice =
+            "Compact and defragment it, then: etcdctl alarm disarm. Enable --auto-compaction-retention";
         (Kind::NoSpace, format!("etcd's database is full (alarm NOSPACE): it takes no more data. {advice}"))
     } else if has("no leader") {
         let why = "the member knows no leader: it is cut off from the others, or most members are down";
