@@ -450,9 +450,13 @@ impl Machine {
         self.out.push_back(Output::Exit { code: 1, sentence });
     }
 
-    /// What stands, as far as the store said so in this run.
+    /// The own record, as the store has it or as this node last wrote it: whichever is newer.
+    fn record(&self) -> Option<&NodeRecord> {
+        recover::newest(self.own.as_ref().map(|own| &own.record), self.memory.as_ref())
+    }
+
+    /// What this node holds by its record.
     fn own_blocks(&self) -> Vec<Subnet> {
-        let record = self.own.as_ref().map(|own| &own.record).or(self.memory.as_ref());
-        record.map(|record| record.blocks.iter().map(|held| held.cidr).collect()).unwrap_or_default()
+        self.record().map(|record| record.blocks.iter().map(|held| held.cidr).collect()).unwrap_or_default()
     }
 }

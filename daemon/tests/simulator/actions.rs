@@ -20,8 +20,13 @@ impl World {
         match self.random.below(1000) {
             0..=699 => self.progress(index),
             700..=789 => {
-                let millis = self.random.below(4000);
-                self.pass(Duration::from_millis(millis));
+                let most = if self.random.chance(4) { 120_000 } else { 4000 };
+                let mut left = self.random.below(most);
+                while left > 0 {
+                    let millis = left.min(5000);
+                    left -= millis;
+                    self.pass(Duration::from_millis(millis));
+                }
             }
             790..=859 => self.pod_starts(index),
             860..=909 => self.pod_stops(index),
@@ -366,7 +371,7 @@ impl World {
 }
 
 /// The blocks in a node's memory file.
-fn remembered(memory: Option<&[u8]>) -> Vec<Subnet> {
+pub fn remembered(memory: Option<&[u8]>) -> Vec<Subnet> {
     let value: Option<serde_json::Value> = memory.and_then(|bytes| serde_json::from_slice(bytes).ok());
     let blocks = value.as_ref().and_then(|value| value["record"]["blocks"].as_array());
     let cidr = |held: &serde_json::Value| held["cidr"].as_str()?.parse().ok();

@@ -69,6 +69,8 @@ pub struct Node {
     pub contact_since: Option<Duration>,
     /// Outputs of each kind since last looked at.
     pub counted: BTreeMap<&'static str, u64>,
+    /// The kind of the last output.
+    pub did: Option<&'static str>,
     pub init: bool,
     pub offline_boot: bool,
 }
@@ -101,6 +103,7 @@ impl Node {
             next_need: 1,
             contact_since: None,
             counted: BTreeMap::new(),
+            did: None,
             init: true,
             offline_boot: true,
         }
@@ -272,6 +275,7 @@ impl Node {
             }
         };
         *self.counted.entry(kind).or_default() += 1;
+        self.did = Some(kind);
         // An answer comes after what is waiting already.
         self.inputs.extend(input);
         Performed::Done

@@ -37,7 +37,8 @@ pub struct World {
     /// Last steps, for whoever reads a failure.
     pub log: Vec<String>,
     pub asked: Asked,
-    pub last_clock_harm: Duration,
+    /// Every output is logged.
+    pub loud: bool,
 }
 
 impl World {
@@ -68,7 +69,7 @@ impl World {
             excused: BTreeMap::new(),
             log: Vec::new(),
             asked,
-            last_clock_harm: Duration::ZERO,
+            loud: std::env::var_os("WEFT_SIM_LOUD").is_some(),
         }
     }
 
@@ -119,6 +120,12 @@ impl World {
             let blocks: Vec<String> = self.nodes[index].folders.keys().map(Subnet::to_string).collect();
             self.say(|| format!("{name} has {blocks:?}"));
         }
+        if let Some(kind) = self.nodes[index].did {
+            if self.loud {
+                let name = self.nodes[index].name.clone();
+                self.say(|| format!("    {name}: {kind}"));
+            }
+        }
         if self.nodes[index].exited.is_some() && self.nodes[index].daemon.is_none() {
             self.store.crash(self.nodes[index].client);
         }
@@ -128,6 +135,10 @@ impl World {
     /// The store does one request of the node. False: there was none.
     pub fn serve(&mut self, index: usize) -> bool {
         let Some(request) = self.nodes[index].requests.pop_front() else { return false };
+        if self.loud {
+            let line = format!("    {} asks {:.300}", self.nodes[index].name, format!("{:?}", short(&request.op)));
+            self.say(|| line);
+        }
         let client = self.nodes[index].client;
         let fault = match self.random.below(100) {
             n if n < self.weather.unknown / 2 => Some(TxnFault::Lost),
@@ -285,6 +296,17 @@ impl World {
         let tail: Vec<&String> = self.log.iter().rev().take(60).collect();
         let tail: Vec<&str> = tail.into_iter().rev().map(String::as_str).collect();
         panic!("seed {}, step {}, {:.1} s: {what}\n{}", self.seed, self.steps, self.now.as_secs_f64(), tail.join("\n"));
+    }
+}
+
+fn short(op: &Op) -> (&'static str, Vec<String>) {
+    match op {
+        Op::Read(keys) => ("read", keys.clone()),
+        Op::List { prefix } => ("list", vec![prefix.clone()]),
+        Op::Txn(txn) => ("txn", txn.writes.iter().map(|write| write.key().to_owned()).collect()),
+        Op::KeepSession(session) => ("session", vec![session.key.clone()]),
+        Op::EndSession => ("end session", Vec::new()),
+        Op::Relist => ("relist", Vec::new()),
     }
 }
 

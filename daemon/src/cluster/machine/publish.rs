@@ -101,7 +101,7 @@ impl Machine {
     }
 
     fn this_node(&self) -> ThisNode {
-        let record = self.own.as_ref().map(|own| &own.record).or(self.memory.as_ref());
+        let record = self.record();
         let away = matches!(self.phase, Phase::Removed);
         let held = record.filter(|_| !away).map(|record| record.blocks.as_slice()).unwrap_or_default();
         let blocks: Vec<Subnet> = self.peers.won(&self.facts.node, held);

@@ -169,7 +169,10 @@ impl Machine {
 }
 
 /// The one of two states of the own record that this node wrote later.
-fn newest<'a>(stands: Option<&'a NodeRecord>, memory: Option<&'a NodeRecord>) -> Option<&'a NodeRecord> {
+pub(super) fn newest<'a>(
+    stands: Option<&'a NodeRecord>,
+    memory: Option<&'a NodeRecord>,
+) -> Option<&'a NodeRecord> {
     stands.into_iter().chain(memory).max_by_key(|record| (record.epoch, record.serial))
 }
 
