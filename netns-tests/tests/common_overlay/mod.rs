@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use netns_tests::{Inside, Lab, Node, Pod, wait_for, wait_until};
+use netns_tests::{Inside, Lab, Node, Pod, wait_until};
 use weft_cni::ip::{IfAddr, Subnet};
 use weft_netlink::link::Mac;
 use weft_overlay::wanted::{Backend, Direct, Peer, ThisNode, Wanted};
@@ -91,8 +91,8 @@ impl World {
         let this = &self.members[of];
         let others = self.members.iter().filter(|other| other.number != this.number);
         let mut cidrs = Vec::new();
-        cidrs.extend(self.families.pods_v4.then(|| "10.1.0.0/16".parse().unwrap()));
-        cidrs.extend(self.families.pods_v6.then(|| "fd00:1::/48".parse().unwrap()));
+        cidrs.extend(self.families.pods_v4.then(|| "10.1.0.0/16".parse::<Subnet>().unwrap()));
+        cidrs.extend(self.families.pods_v6.then(|| "fd00:1::/48".parse::<Subnet>().unwrap()));
         Wanted {
             cidrs,
             backend,
@@ -130,16 +130,16 @@ impl Member {
             _ => (format!("192.0.2.{n}/24"), format!("2001:db8::{n}/64")),
         };
         let mut list = Vec::new();
-        list.extend(self.families.underlay_v4.then(|| v4.parse().unwrap()));
-        list.extend(self.families.underlay_v6.then(|| v6.parse().unwrap()));
+        list.extend(self.families.underlay_v4.then(|| v4.parse::<IfAddr>().unwrap()));
+        list.extend(self.families.underlay_v6.then(|| v6.parse::<IfAddr>().unwrap()));
         list
     }
 
     pub fn blocks(&self) -> Vec<Subnet> {
         let n = self.number;
         let mut list = Vec::new();
-        list.extend(self.families.pods_v4.then(|| format!("10.1.{n}.0/26").parse().unwrap()));
-        list.extend(self.families.pods_v6.then(|| format!("fd00:1::{n}:0/122").parse().unwrap()));
+        list.extend(self.families.pods_v4.then(|| format!("10.1.{n}.0/26").parse::<Subnet>().unwrap()));
+        list.extend(self.families.pods_v6.then(|| format!("fd00:1::{n}:0/122").parse::<Subnet>().unwrap()));
         list
     }
 
