@@ -46,10 +46,12 @@ pub fn uninstall(given: &Given, pods: bool) -> Result<Verdict, Failure> {
     }
     let live = live_pods()?;
     if !live.is_empty() && !pods {
+        let names: Vec<&str> = live.iter().take(3).map(|(_, name)| name.as_str()).collect();
         return Err(Failure::refused(format!(
-            "{} pods are attached to Weft on this node ({}…): drain the node first, or give --pods to take their network away",
+            "pods are attached to Weft on this node ({} interfaces: {}): drain the node first, or give --pods to take \
+             their network away",
             live.len(),
-            live.first().map_or("", |(_, name)| name),
+            names.join(", "),
         )));
     }
     let mut report = Report::default();
