@@ -81,9 +81,11 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn read(&mut self) -> Result<Observed> {
-        // The filter first: what changes while the list is read must not be missed.
+        // The filter first: what changes while the lists are read must not be missed.
+        let links = Observed::read_links(&mut self.route)?;
+        self.follow(&links);
         let mut observed = Observed::read(&mut self.route)?;
-        if self.follow(&observed) {
+        while self.follow(&observed) {
             observed = Observed::read(&mut self.route)?;
         }
         Ok(observed)

@@ -40,15 +40,24 @@ pub struct Effect {
 }
 
 impl Observed {
+    /// Reads the links alone.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn read_links(socket: &mut Socket) -> Result<Self> {
+        let mut observed = Self::default();
+        for link in link::all(socket)? {
+            observed.put_link(&link);
+        }
+        Ok(observed)
+    }
+
     /// Reads everything.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn read(socket: &mut Socket) -> Result<Self> {
-        let mut observed = Self::default();
-        for link in link::all(socket)? {
-            observed.put_link(&link);
-        }
+        let mut observed = Self::read_links(socket)?;
         for address in addr::all(socket)? {
             observed.put_address(&address, true);
         }

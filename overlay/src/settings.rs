@@ -50,7 +50,7 @@ fn ensure(root: &Path, name: &str, value: &str) -> Option<Failure> {
         _ => "",
     };
     let text = format!("set {} to {value}: {error}{hint}", path.display());
-    Some(Failure { key: Key::Setting(name.to_owned()), text })
+    Some(Failure { key: Key::Setting(name.to_owned()), text, overtaken: false })
 }
 
 #[cfg(test)]

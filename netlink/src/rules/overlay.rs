@@ -94,7 +94,8 @@ static SETS: [Set; 11] = [
     set("cluster-via6", IPV6_ADDR, 16, false),
     set("cluster-unseen4", IPV4_ADDR, 4, true),
     set("cluster-unseen6", IPV6_ADDR, 16, true),
-    set("cluster-outside", IFNAME, IFNAME_LENGTH, false),
+    // `nft` takes a name for a number in host byte order, and would list it backwards.
+    Set { host_order: true, ..set("cluster-outside", IFNAME, IFNAME_LENGTH, false) },
 ];
 
 const fn set(name: &'static str, key_type: u32, key_length: u32, interval: bool) -> Set {

@@ -238,7 +238,7 @@ pub fn assert_pings(from: &impl Inside, to: IpAddr) {
 /// Everything the node's kernel has in routes, links, addresses, neighbours and rules, as text.
 pub fn dump(node: &Node) -> BTreeMap<&'static str, String> {
     let commands: [(&str, &[&str]); 5] = [
-        ("links", &["ip", "-d", "link", "show"]),
+        ("links", &["ip", "link", "show"]),
         ("addresses", &["ip", "address", "show"]),
         ("routes", &["ip", "route", "show", "table", "all"]),
         ("routes6", &["ip", "-6", "route", "show", "table", "all"]),
