@@ -93,6 +93,8 @@ pub struct Machine {
     /// What is known comes from a snapshot of an earlier run, and whether the store still has that history.
     resumed: Option<Resumed>,
     contact: Option<Moment>,
+    /// When the own keys were last read.
+    verified_at: Duration,
     /// When the request was made that is being answered.
     asked: Now,
 
@@ -209,6 +211,7 @@ impl Machine {
             relist_at: None,
             resumed: None,
             contact: None,
+            verified_at: now.boot,
             asked: now,
             phase: Phase::Starting,
             verify: true,

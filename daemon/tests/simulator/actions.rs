@@ -314,7 +314,9 @@ impl World {
 
     /// Somebody deletes a node's record with etcdctl.
     fn delete_by_hand(&mut self, index: usize) {
-        let key = format!("n/{}", self.nodes[index].name);
+        let name = self.nodes[index].name.clone();
+        let key = format!("n/{name}");
+        self.deleted.insert(name);
         self.say(|| format!("somebody deletes {key}"));
         self.store.write(vec![weftd::store::Write::Delete { key }], self.now);
     }

@@ -335,6 +335,13 @@ impl Node {
         true
     }
 
+    /// A pod with an address of IPv4 alone.
+    pub fn add_pod_v4(&mut self, pod: u64) {
+        let folder = self.folders.values_mut().find(|folder| folder.granted).expect("a granted block");
+        let offset = (0..BLOCK_ADDRESSES).find(|offset| !folder.taken.contains_key(offset)).expect("a free address");
+        folder.taken.insert(offset, pod);
+    }
+
     pub fn pods(&self) -> BTreeSet<u64> {
         self.folders.values().flat_map(|folder| folder.taken.values().copied()).collect()
     }

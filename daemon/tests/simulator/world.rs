@@ -37,6 +37,8 @@ pub struct World {
     /// Last steps, for whoever reads a failure.
     pub log: Vec<String>,
     pub asked: Asked,
+    /// Nodes whose record somebody deleted: blocks of theirs may be left over.
+    pub deleted: std::collections::BTreeSet<Arc<str>>,
     /// Every output is logged.
     pub loud: bool,
 }
@@ -69,6 +71,7 @@ impl World {
             excused: BTreeMap::new(),
             log: Vec::new(),
             asked,
+            deleted: std::collections::BTreeSet::new(),
             loud: std::env::var_os("WEFT_SIM_LOUD").is_some(),
         }
     }
@@ -287,13 +290,17 @@ impl World {
         records.iter().filter_map(parse).collect()
     }
 
-    pub fn index(&self, name: &str) -> usize {
-        self.nodes.iter().position(|node| &*node.name == name && !node.destroyed).expect("a node of this name")
-    }
-
     #[track_caller]
     pub fn fail(&self, what: &str) -> ! {
-        let tail: Vec<&String> = self.log.iter().rev().take(60).collect();
+        let shown = |node: &Node| {
+            let status = node.daemon.as_ref().map(|machine| machine.status());
+            let codes: Vec<&(weftd::cluster::Code, String)> = node.findings.keys().collect();
+            let status = status.map(|s| (s.phase, s.revision, s.complete, s.rewritten, s.store_away));
+            format!("{} ({}) powered {} {status:?} {codes:?} {:?}", node.name, node.machine_id, node.powered, node.exited)
+        };
+        let nodes: Vec<String> = self.nodes.iter().map(shown).collect();
+        let what = format!("{what}\n{}", nodes.join("\n"));
+        let tail: Vec<&String> = self.log.iter().rev().take(tail_len()).collect();
         let tail: Vec<&str> = tail.into_iter().rev().map(String::as_str).collect();
         panic!("seed {}, step {}, {:.1} s: {what}\n{}", self.seed, self.steps, self.now.as_secs_f64(), tail.join("\n"));
     }
@@ -318,4 +325,9 @@ fn outcome(result: &Result<Reply, weftd::store::StoreError>) -> &'static str {
 pub fn block_of(key: &str) -> Subnet {
     let (addr, prefix) = key.trim_start_matches("b/").rsplit_once('-').expect("a block's key");
     format!("{addr}/{prefix}").parse().expect("a block")
+}
+
+/// How much of the past a failure shows.
+fn tail_len() -> usize {
+    std::env::var("WEFT_SIM_TAIL").ok().and_then(|tail| tail.parse().ok()).unwrap_or(60)
 }

@@ -151,7 +151,8 @@ impl Machine {
     /// When the own keys are read again because nothing was heard of the store for a while.
     pub(super) fn contact_due(&self) -> Option<Duration> {
         let age = self.contact.as_ref()?.age(&self.facts.stamp, self.now).unwrap_or(Duration::MAX);
-        Some(self.now.boot + self.contact_every().saturating_sub(age))
+        let due = self.now.boot + self.contact_every().saturating_sub(age);
+        Some(due.max(self.verified_at + self.contact_every()))
     }
 
     fn contact_every(&self) -> Duration {
