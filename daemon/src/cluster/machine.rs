@@ -129,7 +129,7 @@ pub struct Machine {
     touched: BTreeSet<Arc<str>>,
     all_touched: bool,
     snapshot_due: Option<Duration>,
-    snapshot_written: Duration,
+    snapshot_written: Option<Duration>,
     memory_written: Option<Duration>,
 }
 
@@ -233,7 +233,7 @@ impl Machine {
             touched: BTreeSet::new(),
             all_touched: true,
             snapshot_due: None,
-            snapshot_written: now.boot,
+            snapshot_written: None,
             memory_written: None,
             facts,
         }
@@ -333,6 +333,7 @@ impl Machine {
         }
         self.expire();
         self.plan_return();
+        self.publish_wanted();
         self.drive();
         self.reconcile();
         self.answer_needs();

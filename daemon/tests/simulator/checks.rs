@@ -11,7 +11,7 @@ use weftd::store::{Txn, Write};
 use super::node::Node;
 use super::world::{World, block_of};
 
-/// How long after both owners of a doubly given block reach the store one may still give from it.
+/// How long after all owners of a doubly given block reach the store two may still give from it.
 const STOPPED_WITHIN: Duration = Duration::from_secs(120);
 
 /// No block gives addresses on two machines, and no machine gives from a block it never claimed.
@@ -33,8 +33,7 @@ fn both_give(world: &World, block: &Subnet, one: usize, other: usize) {
     let Some(why) = world.excused.get(block).or(clones) else {
         world.fail(&format!("{who} both give addresses of {block}"));
     };
-    let both = a.contact_since.zip(b.contact_since).map(|(a, b)| a.max(b));
-    if both.is_some_and(|since| world.now > since + STOPPED_WITHIN) {
+    if world.quiet_since.is_some_and(|since| world.now > since + STOPPED_WITHIN) {
         world.fail(&format!("{who} still give addresses of {block} ({why}) though both reach the store"));
     }
 }

@@ -32,6 +32,8 @@ pub struct World {
     pub next_index: u64,
     pub backups: Vec<(Duration, Backup)>,
     pub steps: u64,
+    /// Since when nothing is wrong any more.
+    pub quiet_since: Option<Duration>,
     /// Blocks that two may have for a while, and why that cannot be prevented.
     pub excused: BTreeMap<Subnet, &'static str>,
     /// Last steps, for whoever reads a failure.
@@ -68,6 +70,7 @@ impl World {
             next_index: 0,
             backups: Vec::new(),
             steps: 0,
+            quiet_since: None,
             excused: BTreeMap::new(),
             log: Vec::new(),
             asked,

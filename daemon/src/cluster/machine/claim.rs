@@ -87,6 +87,12 @@ impl Claims {
         self.pause_until = self.pause_until.max(Some(until));
     }
 
+    /// Somebody let a block go: what was taken, or all of it, may be free.
+    pub(super) fn retry(&mut self) {
+        self.full_until = None;
+        self.avoid.clear();
+    }
+
     pub(super) fn is_returning(&self, block: &Subnet) -> bool {
         self.returning.contains(block)
     }
@@ -101,6 +107,8 @@ struct Stock {
     busy: u64,
     /// Whether one of them has a free address.
     free: bool,
+    /// Whether one of them is about to be granted.
+    coming: bool,
 }
 
 impl Machine {
@@ -110,6 +118,7 @@ impl Machine {
             let used = self.local.usage(block);
             stock.giving += 1;
             stock.busy += u64::from(used.is_some_and(|used| used.used > 0 || used.resting > 0));
+            stock.coming |= !self.local.is_granted(block);
             stock.free |= self.local.is_granted(block)
                 && used.is_none_or(|used| used.free_cool > 0 || used.resting > 0);
         }
@@ -130,7 +139,7 @@ impl Machine {
         let spare = stocks.iter().all(|(ipv4, _)| Self::left(network, self.peers.held(*ipv4), *ipv4, 1) >= 10);
         let mut target = busy + u64::from(spare);
         if !self.needs.is_empty() {
-            let short = stocks.iter().filter(|(_, stock)| !stock.free).map(|(_, stock)| stock.giving + 1);
+            let short = stocks.iter().filter(|(_, stock)| !stock.free && !stock.coming).map(|(_, stock)| stock.giving + 1);
             target = target.max(short.max().unwrap_or(0));
         }
         stocks.iter().filter(|(_, stock)| stock.giving < target).map(|(ipv4, _)| *ipv4).collect()

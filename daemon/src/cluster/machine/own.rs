@@ -155,6 +155,7 @@ impl Machine {
             self.removed(Own { record, mod_revision });
             return;
         }
+        self.clear(Code::StoreFull, "");
         self.reasserted(&record);
         self.own_is(Own { record, mod_revision });
         self.member();
