@@ -161,9 +161,12 @@ fn the_store_agrees_with_itself(world: &World) {
     let held: BTreeSet<(Subnet, Arc<str>)> =
         world.held_blocks().into_iter().map(|(block, (owner, _))| (block, owner)).collect();
     let contested = |block: &Subnet| world.excused.contains_key(block);
-    for (block, owner) in held.symmetric_difference(&listed).filter(|(block, owner)| !contested(block) && !world.deleted.contains(owner)) {
-        let listed = listed.contains(&(*block, owner.clone()));
-        world.fail(&format!("{owner} and {block}: the node's record {} it, the block's record does not agree", if listed { "lists" } else { "does not list" }));
+    let mut differ = held
+        .symmetric_difference(&listed)
+        .filter(|(block, owner)| !contested(block) && !world.deleted.contains(owner));
+    if let Some((block, owner)) = differ.next() {
+        let lists = if listed.contains(&(*block, owner.clone())) { "lists" } else { "does not list" };
+        world.fail(&format!("{owner}'s record {lists} {block}, and the block's record does not agree"));
     }
 }
 

@@ -67,9 +67,8 @@ fn a_restart_that_changes_nothing_wants_nothing_else() {
     world.crash(0);
     world.start(0);
     let first = world.nodes[0].daemon.as_mut().unwrap();
-    let early = std::iter::from_fn(|| first.poll()).find_map(|output| match output {
-        weftd::cluster::Output::Wanted { wanted, .. } => Some(wanted),
-        _ => None,
+    let early = std::iter::from_fn(|| first.poll()).find_map(|output| {
+        if let weftd::cluster::Output::Wanted { wanted, .. } = output { Some(wanted) } else { None }
     });
     let early = early.expect("wanted from the cached snapshot, before the store is asked");
     assert_eq!((&early.this, &early.peers), (&before.this, &before.peers));
@@ -401,9 +400,9 @@ fn claims_that_a_restore_lost_are_asserted_again_and_nothing_is_removed_meanwhil
         let routes = world.nodes[0].routes.clone();
         world.restore(&backup, past);
         world.drain();
-        for index in 0..3 {
+        for (index, had) in had.iter().enumerate() {
             assert!(found(&world, index, Code::HistoryRewritten).is_some(), "node {index}");
-            assert!(had[index].iter().all(|block| world.nodes[index].folders.contains_key(block)));
+            assert!(had.iter().all(|block| world.nodes[index].folders.contains_key(block)));
         }
         assert_eq!(world.nodes[0].routes, routes, "nothing is removed");
         world.settle(10);

@@ -70,9 +70,8 @@ fn put(index: usize, serial: u64, blocks: &[Subnet], mod_revision: i64) -> KeyVa
 /// The outputs of a machine about the data plane.
 fn wanted(machine: &mut Machine) -> Vec<(std::sync::Arc<Wanted>, Changed)> {
     std::iter::from_fn(|| machine.poll())
-        .filter_map(|output| match output {
-            Output::Wanted { wanted, changed } => Some((wanted, changed)),
-            _ => None,
+        .filter_map(|output| {
+            if let Output::Wanted { wanted, changed } = output { Some((wanted, changed)) } else { None }
         })
         .collect()
 }

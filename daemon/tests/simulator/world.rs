@@ -126,11 +126,9 @@ impl World {
             let blocks: Vec<String> = self.nodes[index].folders.keys().map(Subnet::to_string).collect();
             self.say(|| format!("{name} has {blocks:?}"));
         }
-        if let Some(kind) = self.nodes[index].did {
-            if self.loud {
-                let name = self.nodes[index].name.clone();
-                self.say(|| format!("    {name}: {kind}"));
-            }
+        if let (Some(kind), true) = (self.nodes[index].did, self.loud) {
+            let name = self.nodes[index].name.clone();
+            self.say(|| format!("    {name}: {kind}"));
         }
         if self.nodes[index].exited.is_some() && self.nodes[index].daemon.is_none() {
             self.store.crash(self.nodes[index].client);
@@ -253,10 +251,8 @@ impl World {
         let operator = self.store.client();
         let done = self.store.call(operator, Op::Txn(txn), self.now).map_err(|error| error.to_string())?;
         self.say(|| format!("node rm {name} {removal:?}"));
-        match done {
-            Reply::Txn(TxnOutcome::Committed { .. }) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+        let committed = matches!(done, Reply::Txn(TxnOutcome::Committed { .. }));
+        if committed { Ok(()) } else { Err(format!("{done:?}")) }
     }
 
     /// The store is replaced by an old backup of itself; perhaps somebody writes until it is past the old revision.
