@@ -30,7 +30,9 @@ impl Machine {
         if known {
             return;
         }
-        self.rewritten = Some(Rewritten { asserted: false });
+        // One that is out of the cluster has nothing to assert.
+        let asserted = matches!(self.phase, Phase::Removed | Phase::Superseded);
+        self.rewritten = Some(Rewritten { asserted });
         self.verify = true;
         self.find(
             Code::HistoryRewritten,
