@@ -1,6 +1,10 @@
 //! What others take away comes back, what did not change is left alone, what is not ours is never touched.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a helper of a test may panic as the test itself may")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper of a test may panic as the test itself may"
+)]
 
 mod common_overlay;
 
@@ -60,7 +64,8 @@ impl Monitor {
 
 /// Starts once the monitors really listen: each is shown a change that it must print.
 fn monitors(node: &Node) -> (Monitor, Monitor) {
-    let monitors = (Monitor::start(node, &["ip", "monitor", "all"]), Monitor::start(node, &["nft", "monitor"]));
+    let monitors =
+        (Monitor::start(node, &["ip", "monitor", "all"]), Monitor::start(node, &["nft", "monitor"]));
     for (index, monitor) in [&monitors.0, &monitors.1].into_iter().enumerate() {
         // Both are netlink sockets of the program; until they are bound, the kernel lists none.
         let pid = monitor.child.id().to_string();
@@ -68,7 +73,8 @@ fn monitors(node: &Node) -> (Monitor, Monitor) {
             let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap_or_default();
             sockets.lines().any(|line| {
                 let columns: Vec<_> = line.split_whitespace().collect();
-                columns.get(2) == Some(&pid.as_str()) && columns.get(3).is_some_and(|groups| *groups != "00000000")
+                columns.get(2) == Some(&pid.as_str())
+                    && columns.get(3).is_some_and(|groups| *groups != "00000000")
             })
         });
     }
@@ -93,7 +99,10 @@ fn a_restart_that_changes_nothing_is_silent() {
         let mark = || drop(node.run(["ip", "link", "add", "mark", "type", "bridge"]));
         let seen = links.until(mark, "mark");
         let before: Vec<_> = seen.lines().take_while(|line| !line.contains("mark")).collect();
-        assert!(before.iter().all(|line| line.contains("nsid") || line.trim().is_empty()), "{backend:?}: {seen}");
+        assert!(
+            before.iter().all(|line| line.contains("nsid") || line.trim().is_empty()),
+            "{backend:?}: {seen}"
+        );
         let mark = || drop(node.run(["nft", "add", "table", "inet", "sign"]));
         let seen = rules.until(mark, "sign");
         assert!(seen.trim_start().starts_with("add table inet sign"), "{backend:?}: {seen}");
@@ -125,7 +134,8 @@ fn comparable(node: &Node) -> BTreeMap<&'static str, String> {
     ];
     let text = |words: &[&str]| {
         let text = String::from_utf8_lossy(&node.run(words).stdout).into_owned();
-        let mut lines: Vec<_> = text.lines().filter(|line| !line.contains("33:33:") && !line.contains("01:00:5e")).collect();
+        let mut lines: Vec<_> =
+            text.lines().filter(|line| !line.contains("33:33:") && !line.contains("01:00:5e")).collect();
         lines.sort_unstable();
         lines.join("\n")
     };
@@ -142,11 +152,14 @@ fn a_deleted_route_is_back_within_a_second() {
     let mut socket = world.members[0].node.enter(Socket::route).unwrap();
     let mut times = Vec::new();
     for ipv4 in [true, false] {
-        let blocks = route::own(&mut socket, ipv4).unwrap().into_iter().filter(|route| route.gateway.is_some());
+        let blocks =
+            route::own(&mut socket, ipv4).unwrap().into_iter().filter(|route| route.gateway.is_some());
         for block in blocks.collect::<Vec<_>>() {
             socket.execute(&[route::delete(&block)]).unwrap();
             let start = Instant::now();
-            wait_until("the route to be back", SOON, || route::own(&mut socket, ipv4).unwrap().contains(&block));
+            wait_until("the route to be back", SOON, || {
+                route::own(&mut socket, ipv4).unwrap().contains(&block)
+            });
             times.push(start.elapsed());
         }
     }
@@ -164,7 +177,11 @@ fn what_others_delete_comes_back() {
     let member = &world.members[0];
     heals(member, "routes", &["ip", "route", "flush", "proto", "87"]);
     heals(member, "IPv6 routes", &["ip", "-6", "route", "flush", "proto", "87"]);
-    heals(member, "forwarding entries", &["bridge", "fdb", "del", "02:00:00:00:00:02", "dev", "weft-vx", "dst", "192.0.2.2"]);
+    heals(
+        member,
+        "forwarding entries",
+        &["bridge", "fdb", "del", "02:00:00:00:00:02", "dev", "weft-vx", "dst", "192.0.2.2"],
+    );
     heals(member, "neighbours", &["ip", "neighbour", "flush", "dev", "weft-vx", "nud", "all"]);
     heals(member, "the VXLAN device", &["ip", "link", "del", "weft-vx"]);
     heals(member, "the device of the node address", &["ip", "link", "del", "weft-node"]);
@@ -187,14 +204,48 @@ fn routes_come_back_with_their_link() {
     let world = world(lab!(), Backend::Routes);
     let member = &world.members[0];
     let link = member.last().unwrap().underlay[0].link.clone();
-    let routes = || String::from_utf8_lossy(&member.node.run(["ip", "route", "show", "proto", "87"]).stdout).into_owned();
+    let routes = || {
+        String::from_utf8_lossy(&member.node.run(["ip", "route", "show", "proto", "87"]).stdout).into_owned()
+    };
     let before = routes();
     member.node.run(["ip", "link", "set", &link, "down"]);
     wait_until("the data plane to see that there is no way", SOON, || {
-        member.last().is_some_and(|report| report.findings.iter().any(|finding| finding.code == "no-underlay"))
+        member
+            .last()
+            .is_some_and(|report| report.findings.iter().any(|finding| finding.code == "no-underlay"))
     });
     member.node.run(["ip", "link", "set", &link, "up"]);
     wait_until("the routes to be back", SOON, || routes() == before);
+}
+
+/// Another MTU, another address of the underlay: noticed at once, all that depends on it follows.
+#[test]
+fn the_underlay_is_followed() {
+    if !require() {
+        return;
+    }
+    let world = world(lab!(), VXLAN);
+    let member = &world.members[0];
+    let link = member.last().unwrap().underlay[0].link.clone();
+    let device = || {
+        String::from_utf8_lossy(&member.node.run(["ip", "-d", "link", "show", "weft-vx"]).stdout).into_owned()
+    };
+    member.node.run(["ip", "link", "set", &link, "mtu", "1400"]);
+    wait_until("the pods' MTU to follow", SOON, || {
+        member.last().is_some_and(|report| report.pod_mtu == Some(1350))
+    });
+    member.settled();
+    assert!(device().contains("mtu 1350"), "{}", device());
+    let route = member.node.run(["ip", "route", "show", "10.1.2.0/26"]);
+    assert!(String::from_utf8_lossy(&route.stdout).contains("mtu 1350"));
+    // Behind NAT from now on: no link has the published address, the default route leads out.
+    member.node.run(["ip", "address", "del", "192.0.2.1/24", "dev", &link]);
+    member.node.run(["ip", "address", "add", "192.0.2.77/24", "dev", &link]);
+    member.node.run(["ip", "route", "replace", "default", "via", "192.0.2.254"]);
+    wait_until("the source to go", SOON, || {
+        member.last().is_some_and(|report| report.in_sync && report.underlay[0].source.is_none())
+    });
+    assert!(!device().contains("local 192.0.2.1"), "{}", device());
 }
 
 /// D4: whoever keeps deleting is answered ever more seldom, costs next to nothing, and is named.
@@ -256,7 +307,10 @@ fn what_is_not_ours_is_never_touched() {
         &["ip", "-6", "route", "add", "unreachable", "fd00:1::/48", "metric", "77"],
         // Of our protocol, but of a pod: the plugin's.
         &["ip", "route", "add", "10.1.1.9", "dev", "weftlike", "proto", "87"],
-        &["nft", "add table inet other; add chain inet other forward { type filter hook forward priority 0; }"],
+        &[
+            "nft",
+            "add table inet other; add chain inet other forward { type filter hook forward priority 0; }",
+        ],
         &["nft", "add rule inet other forward counter accept"],
     ] {
         node.run(words);
@@ -292,7 +346,8 @@ fn a_foreign_route_in_our_place_is_left_and_named() {
     let wanted = world.wanted(0, VXLAN, Direct::Never);
     world.members[0].start();
     world.members[0].send(wanted);
-    let report = wait_for("a failure", SOON, || world.members[0].last().filter(|report| !report.failures.is_empty()));
+    let report =
+        wait_for("a failure", SOON, || world.members[0].last().filter(|report| !report.failures.is_empty()));
     assert!(report.failures[0].contains("add route 10.1.2.0/26"), "{report:?}");
     assert!(report.failures[0].contains("a route that Weft did not make"), "{report:?}");
     let routes = node.run(["ip", "route", "show", "10.1.2.0/26"]);
@@ -460,7 +515,8 @@ fn whatever_a_killed_one_left_the_next_one_completes() {
         let program = std::env::current_exe().unwrap();
         let mut command = node.command(program);
         command.args(["--exact", "a_data_plane_to_be_killed", "--ignored", "--nocapture"]);
-        let mut child = command.env(ORDER, serde_json::to_string(next).unwrap()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.env(ORDER, serde_json::to_string(next).unwrap()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.map_while(Result::ok).any(|line| line.contains(READY)));
         std::thread::park_timeout(Duration::from_millis(round * 3));
@@ -508,5 +564,9 @@ fn the_rules_are_listed_as_they_are_meant() {
     ensure_masquerade(&mut socket, &[Masquerade { sources: range, plain: Some(range) }]).unwrap();
     let both = comparable(&world.members[0].node);
     assert!(both["rules"].contains("10.66.0.0/24") && both["rules"].contains("cluster-forward"));
-    heals(&world.members[0], "ours beside the plugin's", &["nft", "flush", "chain", "inet", "weft", "cluster-forward"]);
+    heals(
+        &world.members[0],
+        "ours beside the plugin's",
+        &["nft", "flush", "chain", "inet", "weft", "cluster-forward"],
+    );
 }

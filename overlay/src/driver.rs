@@ -176,7 +176,8 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
         loop {
             let now = Instant::now();
             let retry = self.reconciler.next(now);
-            let until = [debounce.due, retry, Some(resync_at)].into_iter().flatten().min().unwrap_or(resync_at);
+            let until =
+                [debounce.due, retry, Some(resync_at)].into_iter().flatten().min().unwrap_or(resync_at);
             self.wait(until.saturating_duration_since(now));
             let inbox = self.shared.take();
             if inbox.stop {

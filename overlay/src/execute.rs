@@ -104,7 +104,7 @@ fn second_try(socket: &mut Socket, op: &Op, request: &Request, error: Error) -> 
                 index == 0 && GONE.contains(&errno)
             })
         }
-        _ => Err(error),
+        Op::Put { .. } | Op::Remove { .. } => Err(error),
     }
 }
 
@@ -180,7 +180,8 @@ fn block_route(to: std::net::IpAddr, prefix_len: u8, metric: u32, hop: &Hop, lin
 }
 
 fn change_link(socket: &mut Socket, op: &Op, observed: &Observed) -> Result<(), Error> {
-    let (Key::Link(device), index) = (op.key(), link_index(op, observed)) else { return Ok(()) };
+    let Key::Link(device) = op.key() else { return Ok(()) };
+    let index = observed.index(*device);
     match op {
         Op::Remove { .. } => remove_link(socket, index),
         Op::Put { object: Object::Link(spec), replaces, .. } => match (replaces, index) {
@@ -193,13 +194,6 @@ fn change_link(socket: &mut Socket, op: &Op, observed: &Observed) -> Result<(), 
             }
         },
         Op::Put { .. } => Ok(()),
-    }
-}
-
-fn link_index(op: &Op, observed: &Observed) -> Option<u32> {
-    match op.key() {
-        Key::Link(device) => observed.index(*device),
-        _ => None,
     }
 }
 

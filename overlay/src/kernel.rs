@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use weft_netlink::rules::{self, Overlay, OverlayState};
 use weft_netlink::{Drained, EventStream, Protocol, Result, Socket, nft, route};
@@ -105,10 +106,9 @@ impl Kernel {
         });
         news.resync |= !matches!(drained, Ok(Drained::Complete));
         news.resync |= self.follow(observed);
-        let own = std::process::id();
         let drained = self.commits.drain(|event| {
             if let Some(commit) = nft::parse_event(event.kind, event.body)
-                && commit.process != own
+                && !is_own_thread(commit.process)
             {
                 news.commit = Some(format!("{} (process {})", commit.name, commit.process));
             }
@@ -194,6 +194,11 @@ impl Kernel {
     }
 }
 
+/// The kernel names threads, not processes, as the makers of packet rules.
+fn is_own_thread(id: u32) -> bool {
+    Path::new("/proc/self/task").join(id.to_string()).exists()
+}
+
 /// The port of a process's first socket is its id; later ones, and those of the kernel, tell nothing.
 fn culprit(port_id: u32) -> Culprit {
     let name = |id: u32| {
@@ -202,7 +207,9 @@ fn culprit(port_id: u32) -> Culprit {
     };
     match port_id {
         0 => Culprit::Unknown,
-        id if id < 1 << 22 => Culprit::Process(name(id).unwrap_or_else(|| format!("process {id}, which has ended"))),
+        id if id < 1 << 22 => {
+            Culprit::Process(name(id).unwrap_or_else(|| format!("process {id}, which has ended")))
+        }
         _ => Culprit::Process("a process that the kernel does not name".to_owned()),
     }
 }

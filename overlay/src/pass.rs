@@ -105,7 +105,9 @@ impl Reconciler {
         self.kernel.drain(&mut self.observed, &mut self.news);
         self.count_losses(now);
         self.check_rules |= self.news.commit.is_some();
-        if std::mem::take(&mut self.news.facts) && let Some(wanted) = &self.wanted {
+        if std::mem::take(&mut self.news.facts)
+            && let Some(wanted) = &self.wanted
+        {
             self.stale |= detect(&self.observed.facts, &wanted.this) != self.underlay;
         }
         let objects = std::mem::take(&mut self.news.objects);
@@ -222,7 +224,8 @@ impl Reconciler {
         self.check_rules |= before.rules != self.desired.rules;
         let desired = &self.desired.objects;
         self.lost.retain(|key| desired.contains_key(key));
-        self.failures.retain(|key, _| matches!(key, Key::Setting(_) | Key::Rules) || desired.contains_key(key));
+        self.failures
+            .retain(|key, _| matches!(key, Key::Setting(_) | Key::Rules) || desired.contains_key(key));
     }
 
     fn settings(&mut self, wanted: &Wanted) {
@@ -239,9 +242,12 @@ impl Reconciler {
     fn allowed(&self, ops: Vec<Op>, now: Instant) -> Vec<Op> {
         let waits = |key: &Key| !self.backoff.allows(key, now);
         let on_waiting = |key: &Key| {
-            key.device().is_some_and(|device| self.observed.index(device).is_none() && waits(&Key::Link(device)))
+            key.device()
+                .is_some_and(|device| self.observed.index(device).is_none() && waits(&Key::Link(device)))
         };
-        ops.into_iter().filter(|op| !waits(op.key()) && !on_waiting(op.key()) && !self.over_waiting(op, now)).collect()
+        ops.into_iter()
+            .filter(|op| !waits(op.key()) && !on_waiting(op.key()) && !self.over_waiting(op, now))
+            .collect()
     }
 
     /// Whether it is a route over a device of ours that is gone and has to wait.
@@ -264,9 +270,8 @@ impl Reconciler {
         for Failure { key, text, overtaken } in outcome.failed {
             tracing::warn!(object = %key, "{text}");
             self.overtaken |= overtaken;
-            match overtaken {
-                true => self.backoff.lost(&key, None, now),
-                false => self.backoff.refused(&key, now),
+            if !overtaken {
+                self.backoff.refused(&key, now);
             }
             self.failures.insert(key, text);
             // What we believe of the kernel may be wrong.
