@@ -18,7 +18,7 @@ use weft_overlay::wanted::Wanted;
 use super::document::Document;
 use super::host;
 use super::local::Local;
-use super::notices::Notices;
+use super::notices::{Notice, Notices};
 use super::places::{self, Places};
 use super::plane::{self, Plane};
 use super::start::{Started, broken, now};
@@ -37,6 +37,13 @@ const LOOK: Duration = Duration::from_secs(3);
 const TIDY: Duration = Duration::from_secs(60);
 /// How long a service manager is left in the dark about a node that waits for its store.
 const READY_AT_LAST: Duration = Duration::from_secs(20);
+/// How long a pod's question is kept, and how often the machine is asked again; the plugin's own limit is 25 s.
+const PATIENCE: Duration = Duration::from_secs(18);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long it may take to find another member of the store.
+const FAILOVER: Duration = Duration::from_secs(15);
+/// Findings that only a person ends.
+const LASTING: [&str; 6] = ["removed", "clone", "store-refuses", "store-full", "cluster-full", "history-rewritten"];
 /// How long the last words to the store may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// Messages that may wait; whoever sends more waits too.
@@ -49,6 +56,13 @@ enum Event {
     Collected(Result<usize, String>),
     HostChanged,
     HostUnknown(String),
+}
+
+/// A pod that waits for an address.
+#[derive(Debug)]
+struct Need {
+    answer: oneshot::Sender<Result<(), Error>>,
+    since: Instant,
 }
 
 /// A running daemon.
@@ -65,8 +79,12 @@ pub struct Daemon {
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     asked: (mpsc::Sender<Asked>, mpsc::Receiver<Asked>),
     watch: Option<(mpsc::Receiver<WatchInput>, AbortHandle)>,
-    needs: BTreeMap<u64, oneshot::Sender<Result<(), Error>>>,
+    needs: BTreeMap<u64, Need>,
+    /// Refused for a reason that may pass; asked again soon.
+    again: Vec<Need>,
     last_need: u64,
+    /// When the store last answered, or was heard of.
+    store_heard: Instant,
     wanted: Option<Arc<Wanted>>,
     report: Option<PlaneReport>,
     usage: Vec<BlockUse>,
@@ -100,7 +118,9 @@ impl Daemon {
             asked: mpsc::channel(ROOM),
             watch: None,
             needs: BTreeMap::new(),
+            again: Vec::new(),
             last_need: 0,
+            store_heard: Instant::now(),
             wanted: None,
             report: None,
             usage: Vec::new(),
@@ -149,15 +169,23 @@ impl Daemon {
                 _ = pulse.tick() => self.notifier.alive(),
                 _ = look.tick() => self.look()?,
                 Some(event) = self.events.1.recv() => self.happened(event),
-                Some(input) = next(&mut self.watch) => self.tell(Input::Watch(input)),
+                Some(input) = next(&mut self.watch) => self.heard(input),
                 Some(asked) = self.asked.1.recv() => self.was_asked(asked),
                 Some(report) = self.plane.next_report() => self.reported(report),
                 Some(ended) = self.tasks.join_next() => ended_well(ended)?,
                 () = tokio::time::sleep_until(due) => self.tell(Input::Tick),
                 _ = tidy.tick() => self.tidy(),
+                () = sleep(ASK_AGAIN), if !self.again.is_empty() => self.ask_again(),
                 () = &mut ready_at_last, if !self.told_ready => self.tell_ready("waits for the cluster's store"),
             }
         }
+    }
+
+    fn heard(&mut self, input: WatchInput) {
+        if !matches!(input, WatchInput::Lost(_) | WatchInput::SessionLost { .. }) {
+            self.store_heard = Instant::now();
+        }
+        self.tell(Input::Watch(input));
     }
 
     fn tell(&mut self, input: Input) {
@@ -280,6 +308,9 @@ impl Daemon {
     fn happened(&mut self, event: Event) {
         match event {
             Event::Store(reply) => {
+                if reply.result.is_ok() {
+                    self.store_heard = Instant::now();
+                }
                 self.calls = self.calls.saturating_sub(1);
                 self.tell(Input::Store(reply));
             }
@@ -302,17 +333,43 @@ impl Daemon {
             Asked::NeedBlock { network, families, answer } => {
                 tracing::debug!(network, ?families, "a pod found no free address");
                 self.count();
-                self.last_need += 1;
-                self.needs.insert(self.last_need, answer);
-                self.tell(Input::NeedBlock { id: self.last_need });
+                self.need(Need { answer, since: Instant::now() });
             }
         }
     }
 
+    fn need(&mut self, need: Need) {
+        self.last_need += 1;
+        self.needs.insert(self.last_need, need);
+        self.tell(Input::NeedBlock { id: self.last_need });
+    }
+
     fn answer(&mut self, id: u64, result: Result<(), Refusal>) {
-        if let Some(asker) = self.needs.remove(&id) {
-            let error = |refusal: Refusal| Error::new(code::TRY_AGAIN, refusal.sentence).with_details(refusal.details);
-            let _gone = asker.send(result.map_err(error));
+        let Some(need) = self.needs.remove(&id) else { return };
+        match result {
+            Err(_) if need.since.elapsed() < PATIENCE && self.may_pass() => self.again.push(need),
+            result => {
+                let error =
+                    |refusal: Refusal| Error::new(code::TRY_AGAIN, refusal.sentence).with_details(refusal.details);
+                // The plugin may have given up.
+                let _gone = need.answer.send(result.map_err(error));
+            }
+        }
+    }
+
+    /// Whether what is in the way of a new block may be over in a moment: one member of the store is away, and
+    /// another is being tried. After a longer outage everybody is refused at once.
+    fn may_pass(&self) -> bool {
+        let for_good = |notice: &Notice| LASTING.contains(&notice.code.as_str());
+        self.store_heard.elapsed() < FAILOVER && !self.notices.all().any(for_good)
+    }
+
+    fn ask_again(&mut self) {
+        self.count();
+        for need in std::mem::take(&mut self.again) {
+            if !need.answer.is_closed() {
+                self.need(need);
+            }
         }
     }
 
