@@ -1,6 +1,10 @@
 //! What others take away comes back, what did not change is left alone, what is not ours is never touched.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a helper of a test may panic as the test itself may")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper of a test may panic as the test itself may"
+)]
 
 mod common_overlay;
 
@@ -14,8 +18,8 @@ use std::time::{Duration, Instant};
 use common_overlay::{Families, Member, SOON, VXLAN, World, dump};
 use netns_tests::{Inside, Node, lab, require, wait_for, wait_until};
 use weft_netlink::link::Mac;
-use weft_overlay::wanted::{Backend, Direct, Peer, Wanted};
 use weft_overlay::DataPlane;
+use weft_overlay::wanted::{Backend, Direct, Peer, Wanted};
 
 /// Within this, what others deleted is back.
 const HEALED: Duration = Duration::from_secs(1);
@@ -56,7 +60,8 @@ impl Monitor {
 
 /// Starts once the monitors really listen: each is shown a change that it must print.
 fn monitors(node: &Node) -> (Monitor, Monitor) {
-    let monitors = (Monitor::start(node, &["ip", "monitor", "all"]), Monitor::start(node, &["nft", "monitor"]));
+    let monitors =
+        (Monitor::start(node, &["ip", "monitor", "all"]), Monitor::start(node, &["nft", "monitor"]));
     for (index, monitor) in [&monitors.0, &monitors.1].into_iter().enumerate() {
         // Both are netlink sockets of the program; until they are bound, the kernel lists none.
         let pid = monitor.child.id().to_string();
@@ -64,7 +69,8 @@ fn monitors(node: &Node) -> (Monitor, Monitor) {
             let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap_or_default();
             sockets.lines().any(|line| {
                 let columns: Vec<_> = line.split_whitespace().collect();
-                columns.get(2) == Some(&pid.as_str()) && columns.get(3).is_some_and(|groups| *groups != "00000000")
+                columns.get(2) == Some(&pid.as_str())
+                    && columns.get(3).is_some_and(|groups| *groups != "00000000")
             })
         });
     }
@@ -89,7 +95,10 @@ fn a_restart_that_changes_nothing_is_silent() {
         let mark = || drop(node.run(["ip", "link", "add", "mark", "type", "bridge"]));
         let seen = links.until(mark, "mark");
         let before: Vec<_> = seen.lines().take_while(|line| !line.contains("mark")).collect();
-        assert!(before.iter().all(|line| line.contains("nsid") || line.trim().is_empty()), "{backend:?}: {seen}");
+        assert!(
+            before.iter().all(|line| line.contains("nsid") || line.trim().is_empty()),
+            "{backend:?}: {seen}"
+        );
         let mark = || drop(node.run(["nft", "add", "table", "inet", "mark"]));
         let seen = rules.until(mark, "mark");
         assert!(seen.trim_start().starts_with("add table inet mark"), "{backend:?}: {seen}");
@@ -121,7 +130,8 @@ fn comparable(node: &Node) -> BTreeMap<&'static str, String> {
     ];
     let text = |words: &[&str]| {
         let text = String::from_utf8_lossy(&node.run(words).stdout).into_owned();
-        let mut lines: Vec<_> = text.lines().filter(|line| !line.contains("33:33:") && !line.contains("01:00:5e")).collect();
+        let mut lines: Vec<_> =
+            text.lines().filter(|line| !line.contains("33:33:") && !line.contains("01:00:5e")).collect();
         lines.sort_unstable();
         lines.join("\n")
     };
@@ -137,7 +147,11 @@ fn what_others_delete_comes_back() {
     let member = &world.members[0];
     heals(member, "routes", &["ip", "route", "flush", "proto", "87"]);
     heals(member, "IPv6 routes", &["ip", "-6", "route", "flush", "proto", "87"]);
-    heals(member, "forwarding entries", &["bridge", "fdb", "del", "02:00:00:00:00:02", "dev", "weft-vx", "dst", "192.0.2.2"]);
+    heals(
+        member,
+        "forwarding entries",
+        &["bridge", "fdb", "del", "02:00:00:00:00:02", "dev", "weft-vx", "dst", "192.0.2.2"],
+    );
     heals(member, "neighbours", &["ip", "neighbour", "flush", "dev", "weft-vx", "nud", "all"]);
     heals(member, "the VXLAN device", &["ip", "link", "del", "weft-vx"]);
     heals(member, "the device of the node address", &["ip", "link", "del", "weft-node"]);
@@ -160,11 +174,15 @@ fn routes_come_back_with_their_link() {
     let world = world(lab!(), Backend::Routes);
     let member = &world.members[0];
     let link = member.last().unwrap().underlay[0].link.clone();
-    let routes = || String::from_utf8_lossy(&member.node.run(["ip", "route", "show", "proto", "87"]).stdout).into_owned();
+    let routes = || {
+        String::from_utf8_lossy(&member.node.run(["ip", "route", "show", "proto", "87"]).stdout).into_owned()
+    };
     let before = routes();
     member.node.run(["ip", "link", "set", &link, "down"]);
     wait_until("the data plane to see that there is no way", SOON, || {
-        member.last().is_some_and(|report| report.findings.iter().any(|finding| finding.code == "no-underlay"))
+        member
+            .last()
+            .is_some_and(|report| report.findings.iter().any(|finding| finding.code == "no-underlay"))
     });
     member.node.run(["ip", "link", "set", &link, "up"]);
     wait_until("the routes to be back", SOON, || routes() == before);
@@ -220,7 +238,10 @@ fn what_is_not_ours_is_never_touched() {
         &["ip", "-6", "route", "add", "unreachable", "fd00:1::/48", "metric", "77"],
         // Of our protocol, but of a pod: the plugin's.
         &["ip", "route", "add", "10.1.1.9", "dev", "weftlike", "proto", "87"],
-        &["nft", "add table inet other; add chain inet other forward { type filter hook forward priority 0; }"],
+        &[
+            "nft",
+            "add table inet other; add chain inet other forward { type filter hook forward priority 0; }",
+        ],
         &["nft", "add rule inet other forward counter accept"],
     ] {
         node.run(words);
@@ -253,7 +274,8 @@ fn a_foreign_route_in_our_place_is_left_and_named() {
     let wanted = world.wanted(0, VXLAN, Direct::Never);
     world.members[0].start();
     world.members[0].send(wanted);
-    let report = wait_for("a failure", SOON, || world.members[0].last().filter(|report| !report.failures.is_empty()));
+    let report =
+        wait_for("a failure", SOON, || world.members[0].last().filter(|report| !report.failures.is_empty()));
     assert!(report.failures[0].contains("add route 10.1.2.0/26"), "{report:?}");
     assert!(report.failures[0].contains("a route that Weft did not make"), "{report:?}");
     let routes = node.run(["ip", "route", "show", "10.1.2.0/26"]);
