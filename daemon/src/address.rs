@@ -16,7 +16,7 @@ pub struct HostAddress {
     pub interface: String,
     /// The address.
     pub addr: IfAddr,
-    /// It will stay: no privacy address, not deprecated, not still being checked for duplicates.
+    /// It will stay: no privacy address, not deprecated, no duplicate of another host's.
     pub stable: bool,
     /// IPv4: not the first of its subnet (a virtual address of keepalived, say).
     pub secondary: bool,
@@ -123,7 +123,8 @@ pub fn observe(socket: &mut Socket) -> Result<HostAddresses, String> {
         host.addresses.push(HostAddress {
             interface: interface.clone(),
             addr: ifaddr,
-            stable: !temporary && !address.deprecated && !address.tentative && !address.duplicate,
+            // One that is still being checked for duplicates (at boot, for a second) is nearly always kept.
+            stable: !temporary && !address.deprecated && !address.duplicate,
             secondary: address.secondary && ifaddr.is_ipv4(),
         });
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub use document::Document;
 pub use notices::Notice;
-pub use places::{Places, data_files, memory, snapshot};
+pub use places::{Places, RUN_DIR, data_files, memory, snapshot};
 pub use plane::remove as remove_data_plane;
 
 use crate::command::{Failure, Verdict};

@@ -14,7 +14,7 @@ use client::Node;
 use etcd_lab::certificates::Authority;
 use etcd_lab::{Cluster, PATIENCE, runtime, timing};
 use netns_tests::wait_until;
-use weftd::store::etcd::{Conf, Credentials, Endpoint, TlsFiles};
+use weftd::store::etcd::{Conf, Credentials, Endpoint, Timing, TlsFiles};
 use weftd::store::{Op, Reply, Session, StoreError, Ttl, WatchInput, Write};
 
 fn endpoint(url: &str) -> Endpoint {
@@ -216,6 +216,10 @@ fn a_user_needs_the_password_and_permission_for_the_prefix() {
     good.wait_for_put("n/b");
 }
 
+fn is_no_space(error: &StoreError) -> bool {
+    matches!(error, StoreError::NoSpace { .. })
+}
+
 #[test]
 fn a_full_store_is_named_and_takes_deletes() {
     let Some(cluster) = Cluster::with(1, "http", &["--quota-backend-bytes=4000000".to_owned()]) else {
@@ -224,7 +228,7 @@ fn a_full_store_is_named_and_takes_deletes() {
     cluster.wait_until_it_answers();
     let node = Node::new(cluster.conf());
     let large = || vec![put("use/a", &"x".repeat(1 << 20))];
-    let full = (0..20).find_map(|_| node.try_write(large()).err()).unwrap();
+    let full = (0..100).find_map(|_| node.try_write(large()).err().filter(is_no_space)).unwrap();
     let reason = format!(
         "store {}: transaction: etcd's database is full (alarm NOSPACE): it takes no more data. Compact and \
         defragment it, then: etcdctl alarm disarm. Enable --auto-compaction-retention",
@@ -232,6 +236,14 @@ fn a_full_store_is_named_and_takes_deletes() {
     );
     assert_eq!(full, StoreError::NoSpace { reason });
     node.write(vec![Write::Delete { key: "use/a".to_owned() }]);
+}
+
+/// The writer ends also when the reader panics.
+struct Ending<'a>(&'a AtomicBool);
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -254,6 +266,7 @@ fn a_list_of_many_pages_is_of_one_revision_while_others_write() {
                 }
             }
         });
+        let _ending = Ending(&done);
         let mut revisions: Vec<_> = (0..10)
             .map(|_| {
                 let Ok(Reply::Listing(all)) = node.call(Op::List { prefix: "n/".to_owned() }) else {
@@ -264,7 +277,6 @@ fn a_list_of_many_pages_is_of_one_revision_while_others_write() {
                 all.revision
             })
             .collect();
-        done.store(true, Ordering::Relaxed);
         revisions.dedup();
         assert!(revisions.len() > 1, "nobody wrote meanwhile");
     });
@@ -273,7 +285,7 @@ fn a_list_of_many_pages_is_of_one_revision_while_others_write() {
 #[test]
 fn a_transaction_without_an_answer_has_an_unknown_outcome_and_one_never_sent_has_not() {
     let Some(cluster) = Cluster::one() else { return };
-    let node = Node::new(cluster.conf());
+    let node = Node::new(Conf { timing: Timing { fresh: PATIENCE, ..timing() }, ..cluster.conf() });
     node.write(vec![put("n/a", "1")]);
     cluster.freeze(0);
     let reason = |step: &str| {
@@ -326,19 +338,23 @@ fn of_three_members_one_may_freeze_or_die_and_all_may_come_back() {
     let node = Node::new(cluster.conf());
     node.follow(None);
     let index_of = |cluster: &Cluster, url: &str| (0..3).find(|&index| cluster.url(index) == url).unwrap();
-    let WatchInput::Connected { endpoint, .. } = node.next_input() else { panic!("not connected first") };
+    let endpoint = loop {
+        if let WatchInput::Connected { endpoint, .. } = node.next_input() {
+            break endpoint;
+        }
+    };
 
     // Frozen: the one that is followed.
     let frozen = index_of(&cluster, &endpoint);
     cluster.freeze(frozen);
-    node.write_at_last(put("n/a", "frozen"));
+    node.write(vec![put("n/a", "frozen")]);
     node.wait_for_put("n/a");
     cluster.thaw(frozen);
 
     // Killed: the leader.
     let leader = client::leader(&cluster);
     cluster.kill(leader);
-    node.write_at_last(put("n/b", "killed"));
+    node.write(vec![put("n/b", "killed")]);
     node.wait_for_put("n/b");
 
     // Most are gone: the one that is left says so.
@@ -353,11 +369,12 @@ fn of_three_members_one_may_freeze_or_die_and_all_may_come_back() {
     // All are back.
     cluster.start(leader);
     cluster.start(second);
-    node.write_at_last(put("n/c", "back"));
+    node.write(vec![put("n/c", "back")]);
     node.wait_for_put("n/c");
-    assert!(
-        matches!(node.call(Op::List { prefix: "n/".to_owned() }), Ok(Reply::Listing(all)) if all.items.len() == 3)
-    );
+    wait_until("all keys are there", PATIENCE, || {
+        let all = node.call(Op::List { prefix: "n/".to_owned() });
+        matches!(all, Ok(Reply::Listing(all)) if all.items.len() == 3)
+    });
 }
 
 #[test]
@@ -366,7 +383,7 @@ fn nothing_is_asked_of_a_restored_store_before_its_follower_has_told() {
     let node = Node::new(cluster.conf());
     node.write(vec![put("n/a", "1")]);
     let backup = cluster.back_up(0);
-    node.write_at_last(put("n/a", "2"));
+    node.write(vec![put("n/a", "2")]);
     node.write(vec![put("n/a", "3")]);
     cluster.restore(0, &backup);
     let why = format!(

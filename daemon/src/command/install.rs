@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use weft_ipam::clock::Deadline;
+use weft_ipam::stamp::Stamp;
 use weft_ipam::{DEFAULT_ROOT, HostKernel, Kernel};
 use weft_netlink::{Socket, link};
 
@@ -14,8 +15,10 @@ use crate::conf::load::{Given, load};
 use crate::conflist;
 use crate::files;
 use crate::install::{self as plugins};
-use crate::run::{Places, data_files, remove_data_plane};
+use crate::run::{Places, RUN_DIR, data_files, remove_data_plane};
 
+/// Where it is noted that a boot of this node had pods.
+const MARKERS: &str = "/var/lib/weft/attached";
 /// How long garbage may take to be collected.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -43,10 +46,12 @@ pub fn uninstall(given: &Given, pods: bool) -> Result<Verdict, Failure> {
     }
     let live = live_pods()?;
     if !live.is_empty() && !pods {
+        let names: Vec<&str> = live.iter().take(3).map(|(_, name)| name.as_str()).collect();
         return Err(Failure::refused(format!(
-            "{} pods are attached to Weft on this node ({}…): drain the node first, or give --pods to take their network away",
+            "pods are attached to Weft on this node ({} interfaces: {}): drain the node first, or give --pods to take \
+             their network away",
             live.len(),
-            live.first().map_or("", |(_, name)| name),
+            names.join(", "),
         )));
     }
     let mut report = Report::default();
@@ -61,6 +66,7 @@ pub fn uninstall(given: &Given, pods: bool) -> Result<Verdict, Failure> {
     if report.problems.is_empty() {
         // The identity goes last: without it the record in the store could not be told to be ours.
         report.note("identity and memory", remove_data(&conf));
+        report.note("the daemon's socket and locks", remove_run_dir());
     }
     print(&report.said)?;
     if report.problems.is_empty() { Ok(Verdict::Fine) } else { Err(Failure::all(Verdict::CouldNotTell, report.problems)) }
@@ -122,7 +128,7 @@ fn remove_bridge(socket: &mut Socket) -> Result<bool, weft_netlink::Error> {
     Ok(true)
 }
 
-/// The records of all boots: no attachment is left.
+/// The records of this node, of this boot and of those before: no attachment is left.
 fn remove_records() -> Result<bool, String> {
     let deadline = Deadline::after(Instant::now(), LIMIT);
     let mut kernel = HostKernel::default();
@@ -130,10 +136,12 @@ fn remove_records() -> Result<bool, String> {
     if let Some(state) = weft_ipam::State::open_existing(&mut kernel, deadline).map_err(sentence)? {
         weft_ipam::collect(&state, &mut kernel, None, usize::MAX).map_err(sentence)?;
     }
+    let stamp = Stamp::current().map_err(|error| format!("find out which boot this is: {error}"))?;
+    let is_ours = |name: &str| name == stamp.folder() || stamp.is_of_another_boot(name);
     let mut removed = false;
-    for root in [DEFAULT_ROOT, "/var/lib/weft/attached"] {
+    for root in [DEFAULT_ROOT, MARKERS] {
         let Ok(entries) = std::fs::read_dir(root) else { continue };
-        for entry in entries.flatten() {
+        for entry in entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_ours)) {
             let path = entry.path();
             let gone = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             gone.map_err(|error| format!("remove {}: {error}", path.display()))?;
@@ -179,4 +187,14 @@ fn remove_data(conf: &Conf) -> Result<bool, String> {
         removed |= files::remove(&path).map_err(|error| format!("remove {}: {error}", path.display()))?;
     }
     Ok(removed)
+}
+
+fn remove_run_dir() -> Result<bool, String> {
+    match std::fs::remove_dir_all(RUN_DIR) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        // A container's mount stays; what is in it is gone.
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => Ok(true),
+        Err(error) => Err(format!("remove {RUN_DIR}: {error}")),
+    }
 }

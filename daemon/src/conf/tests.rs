@@ -233,3 +233,24 @@ fn a_file_that_says_nothing_about_the_cluster_obeys() {
     let asked = read(&format!("{STORE}[network]\nbackend = \"routes\"\n")).unwrap().asked().unwrap();
     assert_eq!(asked.vxlan, Some(false));
 }
+
+/// systemd would delete the records of running pods with every stop; and a right more than needed is one too many.
+#[test]
+fn the_unit_leaves_run_weft_alone_and_asks_for_two_rights() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/weftd.service");
+    let unit = fs::read_to_string(path).unwrap();
+    let settings: Vec<(&str, &str)> =
+        unit.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')).collect();
+    let values = |name: &str| -> Vec<&str> {
+        settings.iter().filter(|(key, _)| *key == name).map(|(_, value)| *value).collect()
+    };
+    for name in ["RuntimeDirectory", "RuntimeDirectoryPreserve", "StateDirectory", "PrivateNetwork", "ReadOnlyPaths"] {
+        assert_eq!(values(name), Vec::<&str>::new(), "{name}");
+    }
+    assert_eq!(values("Type"), ["notify"]);
+    assert_eq!(values("CapabilityBoundingSet"), ["CAP_NET_ADMIN CAP_NET_RAW"]);
+    assert_eq!(values("Restart"), ["always"]);
+    assert_eq!(values("RestartPreventExitStatus"), ["1"], "what was refused is refused again");
+    assert!(values("WatchdogSec")[0].parse::<u32>().unwrap() >= 30, "a slow disk is no hang");
+    assert!(values("ExecStart")[0].ends_with("weftd run --config /etc/weft/weftd.toml"));
+}

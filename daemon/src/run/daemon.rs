@@ -24,7 +24,7 @@ use super::plane::{self, Plane};
 use super::start::{Started, broken, now};
 use crate::cluster::{BlockUse, Input, Machine, Output, Refusal};
 use crate::command::{Failure, Verdict};
-use crate::conf::{Conf, PodMode};
+use crate::conf::{Conf, PodMode, load, overlaps};
 use crate::conflist::{self, Conflist};
 use crate::notify::Notifier;
 use crate::socket::{Asked, Server};
@@ -145,15 +145,16 @@ impl Daemon {
                 biased;
                 _ = terminate.recv() => return self.stop().await,
                 _ = interrupt.recv() => return self.stop().await,
+                // Rare, so that they cannot starve what comes after them.
+                _ = pulse.tick() => self.notifier.alive(),
+                _ = look.tick() => self.look()?,
                 Some(event) = self.events.1.recv() => self.happened(event),
                 Some(input) = next(&mut self.watch) => self.tell(Input::Watch(input)),
                 Some(asked) = self.asked.1.recv() => self.was_asked(asked),
                 Some(report) = self.plane.next_report() => self.reported(report),
                 Some(ended) = self.tasks.join_next() => ended_well(ended)?,
                 () = tokio::time::sleep_until(due) => self.tell(Input::Tick),
-                _ = look.tick() => self.look()?,
                 _ = tidy.tick() => self.tidy(),
-                _ = pulse.tick() => self.notifier.alive(),
                 () = &mut ready_at_last, if !self.told_ready => self.tell_ready("waits for the cluster's store"),
             }
         }
@@ -258,8 +259,22 @@ impl Daemon {
             let followed = self.local.follow(&wanted);
             self.notices.set("local", followed, "Look at /run/weft: its owner, its space, its label");
         }
+        if self.wanted.as_ref().is_none_or(|before| before.cidrs != wanted.cidrs) {
+            self.look_for_overlaps(&wanted);
+        }
         self.plane.want(wanted.clone());
         self.wanted = Some(wanted);
+    }
+
+    /// A node without [network] obeys, also where its own network is hidden by that: then it says so.
+    fn look_for_overlaps(&mut self, wanted: &Wanted) {
+        let clashes = load::host_networks().map(|networks| overlaps(&wanted.cidrs, &networks));
+        let outcome = match clashes {
+            Ok(clashes) if clashes.is_empty() => Ok(()),
+            Ok(clashes) => Err(clashes.into_iter().map(|clash| clash.problem).collect::<Vec<_>>().join("; ")),
+            Err(sentence) => Err(sentence),
+        };
+        self.notices.set("overlap", outcome, "Give this host, or the cluster, another network");
     }
 
     fn happened(&mut self, event: Event) {

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use weft_ipam::{DEFAULT_ROOT, is_at};
 
@@ -11,9 +12,12 @@ use crate::conf::Conf;
 use crate::files::{Lock, LockError, private_folder};
 
 /// The socket's folder.
-const RUN_DIR: &str = "/run/weftd";
+pub const RUN_DIR: &str = "/run/weftd";
 /// Held by the running daemon, there and in the data folder.
 const LOCK: &str = "weftd.lock";
+/// How often the lock is tried, and the pause between.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Where everything is. Only one daemon can hold it.
 #[derive(Debug)]
@@ -91,11 +95,22 @@ pub fn socket() -> &'static Path {
     Path::new(weft_ipam::ask::SOCKET)
 }
 
+/// A daemon that is ending, or a command that looks whether one runs, may have it for a moment.
 fn lock(folder: &Path) -> Result<Lock, String> {
-    Lock::take(&folder.join(LOCK)).map_err(|error| match error {
-        LockError::Held { path, holder } => {
-            format!("another weftd runs on this node: {holder} holds {}; stop it first", path.display())
+    let path = folder.join(LOCK);
+    let mut attempts = 0;
+    loop {
+        match Lock::take(&path) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Held { .. }) if attempts < ATTEMPTS => {
+                attempts += 1;
+                std::thread::sleep(PAUSE);
+            }
+            Err(LockError::Held { path, holder }) => {
+                let path = path.display();
+                return Err(format!("another weftd runs on this node: {holder} holds {path}; stop it first"));
+            }
+            Err(error @ LockError::Io { .. }) => return Err(error.to_string()),
         }
-        LockError::Io { .. } => error.to_string(),
-    })
+    }
 }

@@ -98,6 +98,13 @@ impl Cluster {
 
     pub fn freeze(&self, index: usize) {
         self.signal(index, Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid(index));
+        netns_tests::wait_until("all threads have stopped", PATIENCE, || {
+            fs::read_dir(&tasks).unwrap().all(|task| {
+                let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+                stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+            })
+        });
     }
 
     pub fn thaw(&self, index: usize) {
@@ -154,8 +161,11 @@ impl Cluster {
     }
 
     fn signal(&self, index: usize, signal: Signal) {
-        let pid = self.members[index].child.as_ref().unwrap().id();
-        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+        kill(Pid::from_raw(self.pid(index).try_into().unwrap()), signal).unwrap();
+    }
+
+    fn pid(&self, index: usize) -> u32 {
+        self.members[index].child.as_ref().unwrap().id()
     }
 }
 

@@ -20,8 +20,13 @@ impl World {
         match self.random.below(1000) {
             0..=699 => self.progress(index),
             700..=789 => {
-                let millis = self.random.below(4000);
-                self.pass(Duration::from_millis(millis));
+                let most = if self.random.chance(4) { 120_000 } else { 4000 };
+                let mut left = self.random.below(most);
+                while left > 0 {
+                    let millis = left.min(5000);
+                    left -= millis;
+                    self.pass(Duration::from_millis(millis));
+                }
             }
             790..=859 => self.pod_starts(index),
             860..=909 => self.pod_stops(index),
@@ -48,14 +53,7 @@ impl World {
     pub fn pass(&mut self, by: Duration) {
         self.advance(by);
         for index in 0..self.nodes.len() {
-            let (client, now) = (self.nodes[index].client, self.now);
-            let faults = self.store.faults(client);
-            let reached = !faults.partitioned && !faults.silent_watch;
-            let node = &mut self.nodes[index];
-            match reached && node.daemon.is_some() {
-                true => drop(node.contact_since.get_or_insert(now)),
-                false => node.contact_since = None,
-            }
+            let (node, now) = (&self.nodes[index], self.now);
             let down = node.daemon.is_none() && node.powered && node.exited.is_none();
             if down && now > node.daemon_down_since + DAEMON_DOWN {
                 self.daemon_starts(index);
@@ -309,7 +307,9 @@ impl World {
 
     /// Somebody deletes a node's record with etcdctl.
     fn delete_by_hand(&mut self, index: usize) {
-        let key = format!("n/{}", self.nodes[index].name);
+        let name = self.nodes[index].name.clone();
+        let key = format!("n/{name}");
+        self.deleted.insert(name);
         self.say(|| format!("somebody deletes {key}"));
         self.store.write(vec![weftd::store::Write::Delete { key }], self.now);
     }
@@ -332,6 +332,7 @@ impl World {
     /// All faults end; everything that runs is given time; an operator accepts what is lost for good.
     pub fn quiet(&mut self) {
         self.say(|| "quiet".to_owned());
+        self.quiet_since = Some(self.now);
         self.weather = Weather::default();
         for index in 0..self.nodes.len() {
             let client = self.nodes[index].client;
@@ -366,7 +367,7 @@ impl World {
 }
 
 /// The blocks in a node's memory file.
-fn remembered(memory: Option<&[u8]>) -> Vec<Subnet> {
+pub fn remembered(memory: Option<&[u8]>) -> Vec<Subnet> {
     let value: Option<serde_json::Value> = memory.and_then(|bytes| serde_json::from_slice(bytes).ok());
     let blocks = value.as_ref().and_then(|value| value["record"]["blocks"].as_array());
     let cidr = |held: &serde_json::Value| held["cidr"].as_str()?.parse().ok();

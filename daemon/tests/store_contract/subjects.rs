@@ -9,11 +9,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use weftd::store::etcd::Etcd;
+use weftd::store::etcd::{Conf, Etcd, Timing};
 use weftd::store::model::{Backup, Client, Model};
 use weftd::store::{Op, Reply, Resume, Store, StoreError, WatchInput, Write};
 
-use crate::etcd_lab::{Cluster, PATIENCE, runtime};
+use crate::etcd_lab::{Cluster, PATIENCE, runtime, timing};
 
 /// A store with one client, and what a scenario does to it from outside.
 pub trait Subject {
@@ -118,7 +118,9 @@ pub struct EtcdSubject {
 impl EtcdSubject {
     pub fn new() -> Option<Self> {
         let cluster = Cluster::one()?;
-        let store = Arc::new(Etcd::new(cluster.conf()));
+        // Nothing here is to run into a deadline, on however busy a machine.
+        let timing = Timing { call: PATIENCE, ..timing() };
+        let store = Arc::new(Etcd::new(Conf { timing, ..cluster.conf() }));
         Some(Self { runtime: runtime(), store, inputs: None, backup: None, cluster })
     }
 

@@ -107,8 +107,8 @@ impl World {
         let this = &self.members[of];
         let others = self.members.iter().filter(|other| other.number != this.number);
         let mut cidrs = Vec::new();
-        cidrs.extend(self.families.pods_v4.then(|| "10.1.0.0/16".parse().unwrap()));
-        cidrs.extend(self.families.pods_v6.then(|| "fd00:1::/48".parse().unwrap()));
+        cidrs.extend(self.families.pods_v4.then(|| "10.1.0.0/16".parse::<Subnet>().unwrap()));
+        cidrs.extend(self.families.pods_v6.then(|| "fd00:1::/48".parse::<Subnet>().unwrap()));
         Wanted {
             cidrs,
             backend,
@@ -146,16 +146,16 @@ impl Member {
             _ => (format!("192.0.2.{n}/24"), format!("2001:db8::{n}/64")),
         };
         let mut list = Vec::new();
-        list.extend(self.families.underlay_v4.then(|| v4.parse().unwrap()));
-        list.extend(self.families.underlay_v6.then(|| v6.parse().unwrap()));
+        list.extend(self.families.underlay_v4.then(|| v4.parse::<IfAddr>().unwrap()));
+        list.extend(self.families.underlay_v6.then(|| v6.parse::<IfAddr>().unwrap()));
         list
     }
 
     pub fn blocks(&self) -> Vec<Subnet> {
         let n = self.number;
         let mut list = Vec::new();
-        list.extend(self.families.pods_v4.then(|| format!("10.1.{n}.0/26").parse().unwrap()));
-        list.extend(self.families.pods_v6.then(|| format!("fd00:1::{n}:0/122").parse().unwrap()));
+        list.extend(self.families.pods_v4.then(|| format!("10.1.{n}.0/26").parse::<Subnet>().unwrap()));
+        list.extend(self.families.pods_v6.then(|| format!("fd00:1::{n}:0/122").parse::<Subnet>().unwrap()));
         list
     }
 
@@ -219,13 +219,8 @@ impl Member {
 
     /// Waits until all is as it should be.
     pub fn settled(&self) -> PlaneReport {
-        let in_sync = || self.last().filter(|report| report.in_sync);
-        let end = std::time::Instant::now() + SOON;
-        while in_sync().is_none() && std::time::Instant::now() < end {
-            std::thread::yield_now();
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
-        in_sync().unwrap_or_else(|| panic!("{} is not in sync: {:?}", self.node.name(), self.last()))
+        let what = format!("the data plane of {} to be in sync", self.node.name());
+        wait_for(&what, SOON, || self.last().filter(|report| report.in_sync))
     }
 
     pub fn last(&self) -> Option<PlaneReport> {
@@ -268,7 +263,7 @@ pub fn assert_pings(from: &impl Inside, to: IpAddr) {
 /// Everything the node's kernel has in routes, links, addresses, neighbours and rules, as text.
 pub fn dump(node: &Node) -> BTreeMap<&'static str, String> {
     let commands: [(&str, &[&str]); 5] = [
-        ("links", &["ip", "-d", "link", "show"]),
+        ("links", &["ip", "link", "show"]),
         ("addresses", &["ip", "address", "show"]),
         ("routes", &["ip", "route", "show", "table", "all"]),
         ("routes6", &["ip", "-6", "route", "show", "table", "all"]),

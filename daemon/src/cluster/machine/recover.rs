@@ -30,7 +30,9 @@ impl Machine {
         if known {
             return;
         }
-        self.rewritten = Some(Rewritten { asserted: false });
+        // One that is out of the cluster has nothing to assert.
+        let asserted = matches!(self.phase, Phase::Removed | Phase::Superseded);
+        self.rewritten = Some(Rewritten { asserted });
         self.verify = true;
         self.find(
             Code::HistoryRewritten,
@@ -169,7 +171,10 @@ impl Machine {
 }
 
 /// The one of two states of the own record that this node wrote later.
-fn newest<'a>(stands: Option<&'a NodeRecord>, memory: Option<&'a NodeRecord>) -> Option<&'a NodeRecord> {
+pub(super) fn newest<'a>(
+    stands: Option<&'a NodeRecord>,
+    memory: Option<&'a NodeRecord>,
+) -> Option<&'a NodeRecord> {
     stands.into_iter().chain(memory).max_by_key(|record| (record.epoch, record.serial))
 }
 

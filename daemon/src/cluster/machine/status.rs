@@ -53,7 +53,7 @@ pub struct Held {
 impl Machine {
     /// The cluster as this node sees it.
     pub fn status(&self) -> Status {
-        let record = self.own.as_ref().map(|own| &own.record).or(self.memory.as_ref());
+        let record = self.record();
         let full = |network: &Network| {
             let held = |ipv4| Held { ipv4, held: self.peers.held(ipv4), total: total(network, ipv4) };
             network.families().map(held).collect()

@@ -134,6 +134,8 @@ pub struct Timing {
     pub ping: Duration,
     /// For the answer to a ping.
     pub pong: Duration,
+    /// A connection that answered so recently is not probed before a call that must not be sent twice.
+    pub fresh: Duration,
     /// After the first failure of an endpoint; doubles with each.
     pub pause_first: Duration,
     /// The longest pause.
@@ -149,6 +151,7 @@ impl Default for Timing {
             sign_of_life: Duration::from_secs(5),
             ping: Duration::from_secs(10),
             pong: Duration::from_secs(5),
+            fresh: Duration::from_secs(1),
             pause_first: Duration::from_millis(250),
             pause_longest: Duration::from_secs(10),
         }

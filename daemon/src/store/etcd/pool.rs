@@ -13,9 +13,6 @@ use super::locked;
 use super::rota::Rota;
 use crate::store::{Resume, StoreError};
 
-/// A connection that answered so recently needs no probe before a call that must not be sent twice.
-const FRESH: Duration = Duration::from_secs(1);
-
 /// Whether a call may be done again when it may have been applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
@@ -219,7 +216,9 @@ impl Pool {
             (state.live.get(index).cloned().flatten(), state.seen)
         };
         let usable = live.filter(|live| live.connection.is_current(&self.conf));
-        if let Some(live) = usable.filter(|live| repeat == Repeat::Safe || live.answered.elapsed() < FRESH) {
+        if let Some(live) =
+            usable.filter(|live| repeat == Repeat::Safe || live.answered.elapsed() < self.conf.timing.fresh)
+        {
             return Ok(live.connection);
         }
         let (connection, head) = self.open(index, endpoint).await?;
