@@ -43,7 +43,10 @@ async fn against_store(conf: &Conf) -> Result<Vec<String>, Failure> {
     let read = store::read(store.as_ref(), vec![node_key(name)]).await?;
     let granted = granted()?;
     let Some(found) = read.into_iter().next().and_then(|(_, value)| value) else {
-        return Ok(granted.iter().map(|block| format!("{block} is granted here, but the store knows no node {name}")).collect());
+        return Ok(granted
+            .iter()
+            .map(|block| format!("{block} is granted here, but the store knows no node {name}"))
+            .collect());
     };
     let record = match NodeRecord::parse(&found.key, &found.value) {
         Ok(record) => record,
@@ -60,7 +63,9 @@ async fn against_store(conf: &Conf) -> Result<Vec<String>, Failure> {
     for (key, value) in store::read(store.as_ref(), keys).await? {
         let owner = value.map(|value| BlockRecord::parse(&key, &value.value));
         match owner {
-            None => findings.push(format!("{name}'s record lists a block whose key {key} is not in the store")),
+            None => {
+                findings.push(format!("{name}'s record lists a block whose key {key} is not in the store"))
+            }
             Some(Err(garbage)) => findings.push(garbage.to_string()),
             Some(Ok(block)) if *block.owner != *name => {
                 findings.push(format!("{key} belongs to {}, but {name}'s record lists it too", block.owner));
@@ -76,7 +81,8 @@ async fn against_store(conf: &Conf) -> Result<Vec<String>, Failure> {
 
 fn granted() -> Result<Vec<weft_cni::ip::Subnet>, Failure> {
     let mut kernel = weft_ipam::HostKernel::default();
-    let deadline = weft_ipam::clock::Deadline::after(std::time::Instant::now(), std::time::Duration::from_secs(5));
+    let deadline =
+        weft_ipam::clock::Deadline::after(std::time::Instant::now(), std::time::Duration::from_secs(5));
     let state = weft_ipam::State::open_existing(&mut kernel, deadline);
     let granted = state.and_then(|state| state.map_or(Ok(Vec::new()), |state| state.granted()));
     granted.map_err(|error| Failure::could_not_tell(error.to_string()))

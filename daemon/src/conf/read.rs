@@ -12,8 +12,8 @@ use super::keys::{KEYS, Key};
 use super::layers::Layers;
 use super::suggest::nearest;
 use super::{
-    BackendKind, CniConf, Conf, ForeignForward, Invalid, NetworkConf, NodeName, PodMode, Secret,
-    StoreConf, StoreKind, UnderlayConf, VxlanConf,
+    BackendKind, CniConf, Conf, ForeignForward, Invalid, NetworkConf, NodeName, PodMode, Secret, StoreConf,
+    StoreKind, UnderlayConf, VxlanConf,
 };
 
 const DATA_DIR: &str = "/var/lib/weft";
@@ -74,7 +74,8 @@ fn split_change(change: &str) -> Result<(&'static Key, &str), Invalid> {
     let Some((name, value)) = change.split_once('=') else {
         return Err(Invalid::new(change, "is no change, as in cidrs=10.244.0.0/16"));
     };
-    let of_the_cluster = || KEYS.iter().filter(|key| key.path.starts_with("network.") || key.path.starts_with("vxlan."));
+    let of_the_cluster =
+        || KEYS.iter().filter(|key| key.path.starts_with("network.") || key.path.starts_with("vxlan."));
     let short = |key: &&Key| key.path.rsplit('.').next() == Some(name);
     let Some(key) = of_the_cluster().find(|key| key.path == name || short(key)) else {
         let names = of_the_cluster().filter_map(|key| key.path.rsplit('.').next());
@@ -107,7 +108,10 @@ impl Reader<'_> {
             },
             network: self.network(),
             vxlan: self.vxlan(),
-            cni: CniConf { conf_dir: self.path("cni.conf_dir", CONF_DIR), bin_dir: self.path("cni.bin_dir", BIN_DIR) },
+            cni: CniConf {
+                conf_dir: self.path("cni.conf_dir", CONF_DIR),
+                bin_dir: self.path("cni.bin_dir", BIN_DIR),
+            },
             node: node?,
             store: store?,
         };
@@ -160,7 +164,10 @@ impl Reader<'_> {
 
     fn check_etcd(&mut self, store: &StoreConf) {
         if store.endpoints.is_empty() {
-            self.complain("store.endpoints", "is missing: the etcd members, as in [\"https://10.0.0.1:2379\"]");
+            self.complain(
+                "store.endpoints",
+                "is missing: the etcd members, as in [\"https://10.0.0.1:2379\"]",
+            );
         }
         for endpoint in &store.endpoints {
             if let Err(problem) = check_url(endpoint) {
@@ -172,9 +179,13 @@ impl Reader<'_> {
             self.complain("store.endpoints", "some are https and some are not; use one of the two");
         }
         if https != 0 && store.ca.is_none() {
-            self.complain("store.ca", "is missing: https needs the authority's certificates; no public one is trusted");
+            self.complain(
+                "store.ca",
+                "is missing: https needs the authority's certificates; no public one is trusted",
+            );
         }
-        for (path, given) in [("store.ca", &store.ca), ("store.cert", &store.cert), ("store.key", &store.key)] {
+        for (path, given) in [("store.ca", &store.ca), ("store.cert", &store.cert), ("store.key", &store.key)]
+        {
             if https == 0 && given.is_some() {
                 self.complain(path, "has no meaning without https in store.endpoints");
             }
@@ -197,7 +208,10 @@ impl Reader<'_> {
         match store.endpoints.as_slice() {
             [path] if path.starts_with('/') => {}
             [other] => self.complain("store.endpoints", format!("{other:?} is no absolute path of a file")),
-            _ => self.complain("store.endpoints", "a store of kind \"file\" is one path, as in [\"/etc/weft/cluster.json\"]"),
+            _ => self.complain(
+                "store.endpoints",
+                "a store of kind \"file\" is one path, as in [\"/etc/weft/cluster.json\"]",
+            ),
         }
     }
 
@@ -257,7 +271,10 @@ impl Reader<'_> {
             }
         }
         if self.layers.get("metrics.listen").is_some() {
-            self.complain("metrics.listen", "metrics are not built in this version; `weftd status -o json` has the figures");
+            self.complain(
+                "metrics.listen",
+                "metrics are not built in this version; `weftd status -o json` has the figures",
+            );
         }
     }
 
@@ -377,7 +394,8 @@ fn check_url(url: &str) -> Result<(), String> {
     let fine = match inner {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
-            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+            !host.is_empty()
+                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
         }
     };
     if fine { Ok(()) } else { Err(format!("{url:?} names no host (an IPv6 address goes into brackets)")) }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use weft_cni::error::{Error, code};
 use weft_cni::ip::IfAddr;
 use weft_netlink::Socket;
@@ -43,7 +43,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How long it may take to find another member of the store.
 const FAILOVER: Duration = Duration::from_secs(15);
 /// Findings that only a person ends.
-const LASTING: [&str; 6] = ["removed", "clone", "store-refuses", "store-full", "cluster-full", "history-rewritten"];
+const LASTING: [&str; 6] =
+    ["removed", "clone", "store-refuses", "store-full", "cluster-full", "history-rewritten"];
 /// How long the last words to the store may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// Messages that may wait; whoever sends more waits too.
@@ -82,6 +83,7 @@ pub struct Daemon {
     needs: BTreeMap<u64, Need>,
     /// Refused for a reason that may pass; asked again soon.
     again: Vec<Need>,
+    again_at: Instant,
     last_need: u64,
     /// When the store last answered, or was heard of.
     store_heard: Instant,
@@ -119,6 +121,7 @@ impl Daemon {
             watch: None,
             needs: BTreeMap::new(),
             again: Vec::new(),
+            again_at: Instant::now(),
             last_need: 0,
             store_heard: Instant::now(),
             wanted: None,
@@ -173,9 +176,9 @@ impl Daemon {
                 Some(asked) = self.asked.1.recv() => self.was_asked(asked),
                 Some(report) = self.plane.next_report() => self.reported(report),
                 Some(ended) = self.tasks.join_next() => ended_well(ended)?,
-                () = tokio::time::sleep_until(due) => self.tell(Input::Tick),
+                () = sleep_until(due) => self.tell(Input::Tick),
                 _ = tidy.tick() => self.tidy(),
-                () = sleep(ASK_AGAIN), if !self.again.is_empty() => self.ask_again(),
+                () = sleep_until(self.again_at), if !self.again.is_empty() => self.ask_again(),
                 () = &mut ready_at_last, if !self.told_ready => self.tell_ready("waits for the cluster's store"),
             }
         }
@@ -282,7 +285,10 @@ impl Daemon {
     }
 
     fn want(&mut self, wanted: Arc<Wanted>) {
-        let is_news = self.wanted.as_ref().is_none_or(|before| before.this != wanted.this || before.cidrs != wanted.cidrs);
+        let is_news = self
+            .wanted
+            .as_ref()
+            .is_none_or(|before| before.this != wanted.this || before.cidrs != wanted.cidrs);
         if is_news {
             let followed = self.local.follow(&wanted);
             self.notices.set("local", followed, "Look at /run/weft: its owner, its space, its label");
@@ -319,7 +325,11 @@ impl Daemon {
             }
             Event::HostChanged => self.look_at_addresses(),
             Event::HostUnknown(sentence) => {
-                self.notices.set("addresses", Err(sentence), "Addresses are looked at each minute all the same");
+                self.notices.set(
+                    "addresses",
+                    Err(sentence),
+                    "Addresses are looked at each minute all the same",
+                );
             }
         }
     }
@@ -347,10 +357,16 @@ impl Daemon {
     fn answer(&mut self, id: u64, result: Result<(), Refusal>) {
         let Some(need) = self.needs.remove(&id) else { return };
         match result {
-            Err(_) if need.since.elapsed() < PATIENCE && self.may_pass() => self.again.push(need),
+            Err(_) if need.since.elapsed() < PATIENCE && self.may_pass() => {
+                if self.again.is_empty() {
+                    self.again_at = Instant::now() + ASK_AGAIN;
+                }
+                self.again.push(need);
+            }
             result => {
-                let error =
-                    |refusal: Refusal| Error::new(code::TRY_AGAIN, refusal.sentence).with_details(refusal.details);
+                let error = |refusal: Refusal| {
+                    Error::new(code::TRY_AGAIN, refusal.sentence).with_details(refusal.details)
+                };
                 // The plugin may have given up.
                 let _gone = need.answer.send(result.map_err(error));
             }
@@ -450,7 +466,8 @@ impl Daemon {
 
     fn install(&mut self) {
         let bin_dir = &self.conf.cni.bin_dir;
-        let done = install::source().map_err(|error| vec![error]).and_then(|from| install::install(&from, bin_dir));
+        let done =
+            install::source().map_err(|error| vec![error]).and_then(|from| install::install(&from, bin_dir));
         match done {
             Ok(plugins) => {
                 for plugin in plugins.iter().filter(|plugin| plugin.changed) {
@@ -473,7 +490,8 @@ impl Daemon {
             return;
         }
         let Some(report) = self.report.as_ref().filter(|report| plane::is_in_place(report)) else { return };
-        let conflist = Conflist { mode: self.conf.network.mode.unwrap_or(PodMode::Bridge), mtu: report.pod_mtu };
+        let conflist =
+            Conflist { mode: self.conf.network.mode.unwrap_or(PodMode::Bridge), mtu: report.pod_mtu };
         if self.conflist == Some(conflist) {
             return;
         }
@@ -486,7 +504,11 @@ impl Daemon {
             self.warn_of_earlier();
             self.tell_ready("pods can start");
         }
-        self.notices.set("conflist", written.map(drop), "Make the folder writable; it is tried again each minute");
+        self.notices.set(
+            "conflist",
+            written.map(drop),
+            "Make the folder writable; it is tried again each minute",
+        );
     }
 
     fn warn_of_earlier(&mut self) {
@@ -495,7 +517,10 @@ impl Daemon {
             Ok(())
         } else {
             let names = earlier.join(", ");
-            Err(format!("{} has {names}, which container runtimes take before Weft's", self.conf.cni.conf_dir.display()))
+            Err(format!(
+                "{} has {names}, which container runtimes take before Weft's",
+                self.conf.cni.conf_dir.display()
+            ))
         };
         self.notices.set("other-network", outcome, "Remove that file, if Weft is to be the pods' network");
     }
@@ -535,7 +560,7 @@ impl Daemon {
             }
             tokio::select! {
                 Some(event) = self.events.1.recv() => self.happened(event),
-                () = tokio::time::sleep_until(deadline) => break,
+                () = sleep_until(deadline) => break,
             }
         }
         tracing::info!("weftd ends; the network stays");
@@ -543,7 +568,8 @@ impl Daemon {
     }
 }
 
-const ADDRESSES_WAY_OUT: &str = "Give `interface` or `addresses` in weftd.toml; it is looked at again when addresses change";
+const ADDRESSES_WAY_OUT: &str =
+    "Give `interface` or `addresses` in weftd.toml; it is looked at again when addresses change";
 
 fn every(period: Duration) -> tokio::time::Interval {
     let mut interval = interval(period);
@@ -574,6 +600,9 @@ fn ended_well(ended: Result<(), tokio::task::JoinError>) -> Result<(), Failure> 
 fn persist(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let written = files::replace(path, content, files::PRIVATE);
     written.map(drop).map_err(|error| {
-        broken(format!("write {}: {error}; weftd ends, since it must not forget what it does", path.display()))
+        broken(format!(
+            "write {}: {error}; weftd ends, since it must not forget what it does",
+            path.display()
+        ))
     })
 }
