@@ -89,7 +89,7 @@ fn table(document: &Value) -> String {
             .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
             .collect::<Vec<_>>()
             .join(", "),
-        other => other.to_string(),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Object(_)) => other.to_string(),
     };
     let store = &document["store"];
     let reached = match (&document["daemon"], &store["away"]) {
