@@ -16,7 +16,7 @@ const REGRESSIONS: &[u64] = &[
     10,  // a refused clone left its grants to the plugin when its daemon ended
     15,  // a node that had to assert itself asked for its own keys again and again instead
     30,  // as 10, with a reverted disk
-    62,  // a removed node took note of a rewritten store at each look
+    62,  // a removed node noticed a rewritten store at each look; a block was asserted and retired in one transaction
     102, // two clones that both boot without the store
 ];
 
