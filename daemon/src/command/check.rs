@@ -1,6 +1,12 @@
 //! `weftd check`: compares what the store, this node's records and its kernel say about each other.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
+use weft_cni::ip::Subnet;
+use weft_ipam::ask::{Op, Weftd};
+use weft_ipam::clock::Deadline;
+use weft_ipam::{HostKernel, State};
 
 use super::{Failure, Verdict, block_on, print, store};
 use crate::cli::Output;
@@ -9,10 +15,14 @@ use crate::conf::Conf;
 use crate::conf::load::{Given, load};
 use crate::ipam_show;
 
+/// How long the daemon, or a lock, is waited for.
+const LIMIT: Duration = Duration::from_secs(5);
+
 /// Compares.
 pub fn run(given: &Given, output: Output) -> Result<Verdict, Failure> {
     let conf = load(given, false)?;
     let mut findings = ipam_show::findings().map_err(Failure::could_not_tell)?;
+    findings.extend(against_kernel());
     let store_says = block_on(against_store(&conf));
     let told = match store_says {
         Ok(more) => {
@@ -34,6 +44,20 @@ pub fn run(given: &Given, output: Output) -> Result<Verdict, Failure> {
         None if findings.is_empty() => Ok(Verdict::Fine),
         None => Ok(Verdict::FoundSomething),
     }
+}
+
+/// What the running daemon finds in the kernel. One that is away is nothing to complain of here.
+fn against_kernel() -> Vec<String> {
+    let deadline = Deadline::after(Instant::now(), LIMIT);
+    let Ok(json) = Weftd::default().ask(Op::Status, deadline) else { return Vec::new() };
+    let status: Value = serde_json::from_slice(&json).unwrap_or_default();
+    let findings = status["findings"].as_array().into_iter().flatten();
+    let mut found: Vec<String> =
+        findings.filter_map(|finding| finding["sentence"].as_str().map(str::to_owned)).collect();
+    if status["in_sync"] == false && found.is_empty() {
+        found.push("the kernel is not as the cluster wants it yet; weftd is at it".to_owned());
+    }
+    found
 }
 
 /// What the store says about this node against what is granted here.
@@ -79,11 +103,8 @@ async fn against_store(conf: &Conf) -> Result<Vec<String>, Failure> {
     Ok(findings)
 }
 
-fn granted() -> Result<Vec<weft_cni::ip::Subnet>, Failure> {
-    let mut kernel = weft_ipam::HostKernel::default();
-    let deadline =
-        weft_ipam::clock::Deadline::after(std::time::Instant::now(), std::time::Duration::from_secs(5));
-    let state = weft_ipam::State::open_existing(&mut kernel, deadline);
+fn granted() -> Result<Vec<Subnet>, Failure> {
+    let state = State::open_existing(&mut HostKernel::default(), Deadline::after(Instant::now(), LIMIT));
     let granted = state.and_then(|state| state.map_or(Ok(Vec::new()), |state| state.granted()));
     granted.map_err(|error| Failure::could_not_tell(error.to_string()))
 }

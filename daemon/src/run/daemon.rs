@@ -134,6 +134,7 @@ impl Daemon {
         let failed = |error: std::io::Error| broken(format!("wait for signals: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let mut look = every(LOOK);
         let mut tidy = every(TIDY);
         let mut pulse = every(self.notifier.watchdog_period().unwrap_or(TIDY));
@@ -149,6 +150,7 @@ impl Daemon {
                 biased;
                 _ = terminate.recv() => return self.stop().await,
                 _ = interrupt.recv() => return self.stop().await,
+                _ = hangup.recv() => self.tidy(),
                 // Rare, so that they cannot starve what comes after them.
                 _ = pulse.tick() => self.notifier.alive(),
                 _ = look.tick() => self.look()?,
