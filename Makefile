@@ -29,7 +29,7 @@ build: ## Build weft, weft-ipam, weftd and the tests' podtool: static, optimised
 	@install -m 755 $(TARGET_DIR)/$(TARGET)/daemon/weftd $(BIN_DIR)/weftd
 	@ls -l $(addprefix $(BIN_DIR)/,weft weft-ipam weftd podtool)
 
-demo: setup build ## Run pods in a private containerd with weft as their network, then remove it all
+demo: setup build ## Run a cluster of three nodes with pods, stop etcd and weftd under it, remove it all (ARGS=--one-node: one node)
 	cargo run -p netns-tests --bin demo -- --bin-dir $(BIN_DIR) $(ARGS)
 
 # Without root most of the netns tests skip themselves, loudly; NETNS_TESTS=require makes that a failure.

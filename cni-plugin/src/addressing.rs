@@ -29,6 +29,8 @@ pub struct Granted {
     pub dns: Dns,
     /// They come from the cluster's blocks.
     pub cluster: bool,
+    /// The node's own addresses on the pod network, at most one for each family.
+    pub node_addresses: Vec<IpAddr>,
 }
 
 /// What will be set up.
@@ -42,6 +44,8 @@ pub struct Plan {
     pub gateways: Vec<IfAddr>,
     /// Same-node traffic is routed over the bridge: the node needs a route to each pod.
     pub routed: bool,
+    /// What the node's own packets to the pod come from, if the node has these addresses.
+    pub node_addresses: Vec<IpAddr>,
 }
 
 /// One address of the pod.
@@ -100,6 +104,7 @@ pub fn plan(conf: &Conf, granted: &Granted) -> Result<Plan, Error> {
         Mode::Bridge(bridge) => bridged_addresses(&mut plan, granted, bridge.is_gateway),
         Mode::Veth => routed_addresses(&mut plan, granted, granted.cluster),
     }
+    plan.node_addresses.clone_from(&granted.node_addresses);
     plan.routed = granted.cluster && matches!(conf.mode, Mode::Bridge(_));
     let onlink = plan.routed || matches!(conf.mode, Mode::Veth);
     for route in &granted.routes {

@@ -69,6 +69,7 @@ pub fn live_holder(socket: &mut Socket, ip: IpAddr, own_alias: &str) -> Result<O
 /// # Errors
 /// Code 102 if the kernel refuses.
 pub fn route_over_bridge(socket: &mut Socket, bridge: u32, plan: &Plan, own_alias: &str) -> Outcome {
+    let plan = &with_present_node_addresses(socket, plan)?;
     let requests: Vec<Request> =
         plan.ips().into_iter().map(|ip| route::add(&host_route(ip, bridge, plan))).collect();
     let Err(claimed) = add_host_routes(socket, &requests, plan)? else { return Ok(Ok(())) };
@@ -95,6 +96,7 @@ pub fn configure_host_end(socket: &mut Socket, host: &Link, plan: &Plan, pod_mac
     let gateways: Vec<Request> =
         plan.gateways.iter().map(|gateway| add_gateway(host.index, gateway)).collect();
     add_addresses(socket, &host.name, &gateways)?;
+    let plan = &with_present_node_addresses(socket, plan)?;
     let routes: Vec<Request> =
         plan.ips().into_iter().map(|ip| route::add(&host_route(ip, host.index, plan))).collect();
     if let Err(claimed) = add_host_routes(socket, &routes, plan)? {
@@ -106,11 +108,25 @@ pub fn configure_host_end(socket: &mut Socket, host: &Link, plan: &Plan, pod_mac
     Ok(Ok(()))
 }
 
-/// The node's own packets to the pod come from the gateway, whatever other addresses the node has.
+/// The node's own packets to the pod come from the node address, else from the gateway, whatever other addresses
+/// the node has.
 fn host_route(ip: IpAddr, device: u32, plan: &Plan) -> Route {
+    let node = plan.node_addresses.iter().copied().find(|node| node.is_ipv4() == ip.is_ipv4());
     let gateway = plan.addresses.iter().find(|pod| pod.address.addr() == ip).and_then(|pod| pod.gateway);
     let carried = gateway.filter(|gateway| plan.gateways.iter().any(|carried| carried.addr() == *gateway));
-    Route { source: carried, ..Route::on_link(ip, host_bits(ip), device) }
+    Route { source: node.or(carried), ..Route::on_link(ip, host_bits(ip), device) }
+}
+
+/// A node address that no link has (its daemon has not come that far, or somebody took it off) can be no source,
+/// and the kernel would refuse the route: then the gateway is.
+fn with_present_node_addresses(socket: &mut Socket, plan: &Plan) -> Result<Plan, Error> {
+    let mut present = Vec::new();
+    for ip in &plan.node_addresses {
+        let local = route::is_local(socket, *ip, 0)
+            .map_err(|error| refused(format!("ask whether this node has {ip}"), &error))?;
+        present.extend(local.then_some(*ip));
+    }
+    Ok(Plan { node_addresses: present, ..plan.clone() })
 }
 
 fn host_bits(ip: IpAddr) -> u8 {

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use nix::unistd::geteuid;
 use serde::Serialize;
 
-use crate::{Output, Verdict};
+use crate::cli::Output;
+use crate::command::Verdict;
 
 pub const HELP: &str = "\
 STATE is what is written down:
@@ -21,6 +22,7 @@ STATE is what is written down:
   busy        an operation works on it at this moment
   unreadable  an attachment without a record that can be understood
   unrecorded  an interface in the kernel that no record speaks of
+  reserved    no pod's: the node keeps the address for itself
 ALIVE says whether its interface is still in the kernel.
 SIZE counts every address of the range, a gateway in it too.
 
@@ -66,6 +68,7 @@ enum RowState {
     Busy,
     Unreadable,
     Unrecorded,
+    Reserved,
 }
 
 /// One range of addresses.
@@ -76,6 +79,14 @@ struct RangeRow {
     range: Option<String>,
     used: usize,
     size: Option<u128>,
+}
+
+/// What is odd about this node's records and interfaces, a sentence each.
+///
+/// # Errors
+/// A sentence when it could not be told.
+pub fn findings() -> Result<Vec<String>, String> {
+    observe::observe().map(|observed| observed.findings).map_err(|error| error.to_string())
 }
 
 /// Runs the command.

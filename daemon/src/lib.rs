@@ -1,3 +1,17 @@
 //! What the node daemon is made of, as a library, so that tests and the simulator drive the code that runs.
 
+pub mod address;
+pub mod cli;
+pub mod cluster;
+pub mod command;
+pub mod conf;
+pub mod conflist;
+pub mod files;
+pub mod install;
+mod ipam_show;
+pub mod notify;
+pub mod rights;
+pub mod run;
+pub mod socket;
 pub mod store;
+mod store_of;

@@ -13,11 +13,12 @@ use weft_cni::hostlocal::IpamConf;
 use weft_cni::request::Environment;
 use weft_cni::result::{AddResult, IpConfig, check_family_limit};
 use weft_cni::run::{Call, Finished, Plugin};
+use weft_ipam::ask::{NeedBlock, Weftd};
 use weft_ipam::clock::{Deadline, OPERATION_LIMIT, boot_nanos};
 use weft_ipam::foreign::Foreign;
 use weft_ipam::{
-    Attachment, Begun, Blocks, Hash, HostKernel, Kernel, Key, Owner, Phase, Ranges, Record, Source, State,
-    Taking, collect, take, usage,
+    Attachment, Begun, Blocks, Hash, HostKernel, Kernel, Key, Owner, Phase, Pool, Ranges, Record, Source,
+    State, Taking, collect, obtain, usage,
 };
 
 const ABOUT: &str = concat!(
@@ -131,15 +132,17 @@ fn allocate(
     deadline: Deadline,
 ) -> Result<AddResult, Error> {
     let source = source(call.conf, conf);
-    let pools = source.pools(attachment.state())?;
-    let count = |v4| pools.iter().filter(|pool| pool.is_ipv4() == v4).count();
-    check_family_limit(call.conf.version, count(true), count(false))?;
+    let check = |pools: &[Pool]| {
+        let count = |v4| pools.iter().filter(|pool| pool.is_ipv4() == v4).count();
+        check_family_limit(call.conf.version, count(true), count(false))
+    };
     let netns = call.attachment.netns.clone().unwrap_or_default();
     let mut record = Record::begun(boot_nanos(), String::new(), netns);
     let foreign = Foreign::of(call.conf);
     let mut taking =
         Taking { kernel, foreign: &foreign, cooldown: conf.cooldown_seconds, avoid: &[], deadline };
-    take(attachment, &mut record, &pools, &mut taking)?;
+    let asking = (call.conf.name.as_str(), &Weftd::default() as &dyn NeedBlock);
+    obtain(attachment, &mut record, source.as_ref(), &mut taking, asking, check)?;
     record.phase = Phase::Done;
     if !attachment.write_and_verify(&record)? {
         return Err(Error::new(code::TRY_AGAIN, "the records under /run/weft were changed during this ADD"));

@@ -9,6 +9,7 @@ use weft_cni::error::{Error, code};
 use weft_cni::hostlocal::{IpamConf, Range};
 use weft_cni::ip::{IfAddr, Subnet};
 
+use crate::ask::Family;
 use crate::attachment::make_pool;
 use crate::key::Hash;
 use crate::state::State;
@@ -170,15 +171,23 @@ impl Blocks {
 impl Source for Blocks {
     fn pools(&self, state: &State) -> Result<Vec<Pool>, Error> {
         let mut blocks = granted(state)?;
+        blocks.retain(|block| !state.is_quarantined(&block.subnet));
         if blocks.is_empty() {
             return Err(no_grant(state));
         }
         // The fullest first, so that the others empty and can be returned.
         blocks.sort_by_cached_key(|block| (std::cmp::Reverse(entries(state, &block.folder)), block.first));
         let (v4, v6): (Vec<_>, Vec<_>) = blocks.into_iter().partition(|block| block.first.is_ipv4());
+        let expected = state.expected_families();
+        if let Some(missing) = [(&v4, Family::V4), (&v6, Family::V6)]
+            .into_iter()
+            .find_map(|(blocks, family)| (blocks.is_empty() && expected.contains(&family)).then_some(family))
+        {
+            return Err(half_a_grant(missing));
+        }
         let pools = [v4, v6].into_iter().filter(|segments| !segments.is_empty());
         let mut pools: Vec<Pool> = pools.map(|segments| Pool { segments, requested: None }).collect();
-        assign(&mut pools, &self.requested)?;
+        assign(&mut pools, &self.requested).map_err(|error| elsewhere(error, &pools))?;
         Ok(pools)
     }
 
@@ -204,7 +213,8 @@ pub(crate) fn block_name(block: &Subnet) -> String {
     block.to_string().replace('/', "-")
 }
 
-fn block_segment(name: &str) -> Option<Segment> {
+/// The block of a folder's name; `None` if it is none, such as one that is hidden.
+pub(crate) fn block_segment(name: &str) -> Option<Segment> {
     let (address, length) = name.rsplit_once('-')?;
     let subnet: Subnet = format!("{address}/{length}").parse().ok()?;
     Some(Segment {
@@ -253,6 +263,24 @@ fn assign(pools: &mut [Pool], requested: &[IpAddr]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// A static address in a cluster: only from what this node was granted.
+fn elsewhere(error: Error, pools: &[Pool]) -> Error {
+    let blocks: Vec<String> =
+        pools.iter().flat_map(|pool| &pool.segments).map(|block| block.subnet.to_string()).collect();
+    error.with_details(format!(
+        "in a cluster a pod can ask only for an address of a block of its node ({}); weftd grants them, so leave \
+         the address out, or pin the pod to the node whose block has it",
+        blocks.join(", ")
+    ))
+}
+
+/// Both families or none: a pod must not start with half of its addresses.
+fn half_a_grant(missing: Family) -> Error {
+    let family = if missing == Family::V4 { "IPv4" } else { "IPv6" };
+    Error::new(code::TRY_AGAIN, format!("no {family} block of addresses has been granted to this node"))
+        .with_details("the cluster has both families, and a pod gets both or none: is weftd running?")
 }
 
 fn entries(state: &State, folder: &str) -> usize {

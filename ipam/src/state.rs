@@ -12,6 +12,7 @@ use crate::clock::{Deadline, boot_seconds};
 use crate::files;
 use crate::rebuild::{self, Kernel};
 use crate::record::FORMAT;
+use crate::reserve::reserved_for;
 use crate::stamp::Stamp;
 
 /// Where the state lives. A tmpfs: an attachment never outlives the boot, so nothing is ever synced.
@@ -232,7 +233,7 @@ impl State {
     }
 
     /// Removes what a partial wipe left: address files without their owners would be taken for ever. The granted
-    /// blocks stay granted, but for now nobody has an address of them.
+    /// blocks stay granted, but for now nobody has an address of them, save what the node keeps for itself.
     fn clear(&self) -> io::Result<()> {
         for name in SUBFOLDERS.into_iter().filter(|name| *name != BLOCKS) {
             files::absent_is_fine(fs::remove_dir_all(self.at(name)))?;
@@ -243,7 +244,10 @@ impl State {
         };
         for block in blocks {
             for taken in fs::read_dir(block?.path())? {
-                fs::remove_file(taken?.path())?;
+                let path = taken?.path();
+                if reserved_for(&path)?.is_none() {
+                    fs::remove_file(path)?;
+                }
             }
         }
         Ok(())

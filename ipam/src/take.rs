@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use weft_cni::error::{Error, code};
 
+use crate::ask::Family;
 use crate::attachment::Attachment;
 use crate::clock::{Deadline, boot_seconds};
 use crate::collect::collect;
@@ -43,11 +44,43 @@ pub fn take(
     pools: &[Pool],
     taking: &mut Taking<'_>,
 ) -> Result<(), Error> {
+    match attempt(attachment, record, pools, taking)? {
+        Attempt::Taken => Ok(()),
+        Attempt::Exhausted { error, .. } => Err(error),
+    }
+}
+
+/// How an attempt to take addresses ended.
+pub(crate) enum Attempt {
+    /// One of each pool.
+    Taken,
+    /// Nothing free in one of the pools.
+    Exhausted {
+        /// For the caller.
+        error: Error,
+        /// The pool's family.
+        family: Family,
+    },
+}
+
+/// [`take`], told apart from faults that nothing is free.
+pub(crate) fn attempt(
+    attachment: &Attachment<'_>,
+    record: &mut Record,
+    pools: &[Pool],
+    taking: &mut Taking<'_>,
+) -> Result<Attempt, Error> {
     let mut searches: Vec<Search<'_>> =
         pools.iter().map(|pool| Search { pool, attachment, stage: Stage::start(pool) }).collect();
     record.addresses.clear();
     for search in &mut searches {
-        record.addresses.push(search.next(taking)?);
+        match search.next(taking)? {
+            Some(found) => record.addresses.push(found),
+            None => {
+                record.addresses.clear();
+                return Ok(search.exhausted(taking.foreign));
+            }
+        }
     }
     attachment.write(record)?;
     for (index, search) in searches.iter_mut().enumerate() {
@@ -56,14 +89,17 @@ pub fn take(
                 break;
             }
             taking.deadline.check("an address was free")?;
-            *candidate = search.next(taking)?;
+            match search.next(taking)? {
+                Some(found) => *candidate = found,
+                None => return Ok(search.exhausted(taking.foreign)),
+            }
             attachment.write(record)?;
         }
     }
     for (taken, pool) in record.addresses.iter().zip(pools) {
         note_use(attachment.state(), taken, pool);
     }
-    Ok(())
+    Ok(Attempt::Taken)
 }
 
 /// How many addresses of a pool are taken, by the files.
@@ -110,22 +146,23 @@ impl Stage {
 }
 
 impl Search<'_> {
-    fn next(&mut self, taking: &mut Taking<'_>) -> Result<TakenAddress, Error> {
+    /// The next candidate; `None` when there is none left.
+    fn next(&mut self, taking: &mut Taking<'_>) -> Result<Option<TakenAddress>, Error> {
         loop {
             let last_resort = match &mut self.stage {
-                Stage::Requested(_) => return self.requested(taking.foreign),
+                Stage::Requested(_) => return self.requested(taking.foreign).map(Some),
                 Stage::Cool(walk) => {
                     if let Some(found) = walk.next(self.attachment.state(), self.pool, taking)? {
-                        return Ok(found);
+                        return Ok(Some(found));
                     }
                     false
                 }
                 Stage::Listed { free, last_resort } => {
                     if let Some(found) = free.pop_front() {
-                        return Ok(found);
+                        return Ok(Some(found));
                     }
                     if *last_resort {
-                        return Err(self.exhausted(taking.foreign));
+                        return Ok(None);
                     }
                     true
                 }
@@ -150,8 +187,9 @@ impl Search<'_> {
                     "requested IP address {ip} is not available in range set {}",
                     self.pool.describe()
                 );
-                Err(Error::new(code::IPAM, msg)
-                    .with_details("another attachment holds it, or it is a gateway"))
+                Err(Error::new(code::IPAM, msg).with_details(
+                    "another attachment holds it, it is a gateway, or the node keeps it for itself",
+                ))
             }
         }
     }
@@ -179,15 +217,18 @@ impl Search<'_> {
         Ok(free.into_iter().map(|(_, candidate)| candidate).collect())
     }
 
-    fn exhausted(&self, foreign: &Foreign) -> Error {
+    fn exhausted(&self, foreign: &Foreign) -> Attempt {
         let usage = usage(self.attachment.state(), self.pool, foreign).unwrap_or_default();
         let ranges = self.pool.describe();
-        Error::new(code::TRY_AGAIN, format!("no IP addresses available in range set: {ranges}")).with_details(
-            format!(
-                "{} of {} addresses are in use; stop pods on this node or give the network a larger range",
-                usage.used, usage.total
-            ),
-        )
+        let msg = format!("no IP addresses available in range set: {ranges}");
+        let details = format!(
+            "{} of {} addresses are in use; stop pods on this node or give the network a larger range",
+            usage.used, usage.total
+        );
+        Attempt::Exhausted {
+            error: Error::new(code::TRY_AGAIN, msg).with_details(details),
+            family: Family::of(self.pool.is_ipv4()),
+        }
     }
 }
 

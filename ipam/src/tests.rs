@@ -1,6 +1,8 @@
 //! The allocator's rules, each against the race that it was made for. Threads stand for processes: locks belong to
 //! open files, so they exclude each other in the same way. What only real processes show is in `netns-tests`.
 
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;

@@ -38,6 +38,10 @@ pub struct Address {
     pub tentative: bool,
     /// IPv6: duplicate address detection found the address in use.
     pub duplicate: bool,
+    /// IPv4: a further address of a subnet. IPv6: a privacy address, which changes from day to day.
+    pub secondary: bool,
+    /// Its preferred lifetime is over.
+    pub deprecated: bool,
 }
 
 /// How to add an address.
@@ -129,6 +133,8 @@ fn parse_body(body: &[u8]) -> Option<Address> {
         prefix_len: *body.get(1)?,
         tentative: flags.contains(AddressFlags::Tentative),
         duplicate: flags.contains(AddressFlags::Dadfailed),
+        secondary: flags.contains(AddressFlags::Secondary),
+        deprecated: flags.contains(AddressFlags::Deprecated),
     })
 }
 

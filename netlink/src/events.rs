@@ -163,6 +163,13 @@ impl AsFd for EventStream {
     }
 }
 
+/// For whoever polls by number, as tokio does.
+impl AsRawFd for EventStream {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 fn read_events(mut datagram: &[u8], each: &mut impl FnMut(Event<'_>)) {
     while datagram.len() >= HEADER_LEN {
         let Ok(header) = Header::parse(datagram) else { return };

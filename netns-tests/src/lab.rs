@@ -22,7 +22,7 @@ const NAME_MAX: usize = 40;
 /// environment, a test that panics keeps it instead and prints how to enter.
 #[derive(Debug)]
 pub struct Lab {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What nodes and pods need of their lab.
@@ -81,6 +81,11 @@ impl Lab {
     /// The prefix of everything this lab makes.
     pub fn tag(&self) -> &str {
         &self.shared.tag
+    }
+
+    /// A path for a file of the test, which goes with the lab.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.shared.dir.join(name)
     }
 
     /// A machine of its own: network namespace, mount namespace, empty state folders.

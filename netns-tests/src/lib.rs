@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod chain;
+pub mod cluster;
 mod cni;
 mod cri;
 mod host;

@@ -19,7 +19,17 @@ use crate::netns::{Netns, on_own_thread};
 use crate::pod::Pod;
 
 /// Folders that every node has for itself. `/run/containerd` is where shims put their sockets.
-const PRIVATE: &[&str] = &["/run/weft", "/var/lib/weft", "/var/lib/cni", "/var/log/weft", "/run/containerd"];
+const PRIVATE: &[&str] = &[
+    "/run/weft",
+    "/run/weftd",
+    "/var/lib/weft",
+    "/var/lib/cni",
+    "/var/log/weft",
+    "/run/containerd",
+    "/etc/weft",
+    "/etc/cni/net.d",
+    "/opt/cni/bin",
+];
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A machine of a [`Lab`](crate::Lab). Clones are the same machine.
@@ -89,14 +99,24 @@ impl Node {
 
     /// Makes the node believe in another boot: `boot_id` reads as `uuid` from here on.
     pub fn set_boot_id(&self, uuid: &str) {
+        self.replace_file(BOOT_ID, uuid);
+    }
+
+    /// Makes the node another machine: `/etc/machine-id` reads as `id` from here on.
+    pub fn set_machine_id(&self, id: &str) {
+        self.replace_file("/etc/machine-id", id);
+    }
+
+    /// Makes the file at `path`, which exists, read as one line, for this node only.
+    fn replace_file(&self, path: &str, line: &str) {
         let lab = &self.inner.lab;
-        let file = lab.dir.join(format!("{}.boot-{}", self.name(), lab.next()));
+        let file = lab.dir.join(format!("{}.file-{}", self.name(), lab.next()));
         let bind = || {
-            fs::write(&file, format!("{uuid}\n"))?;
-            let _ = umount2(BOOT_ID, MntFlags::MNT_DETACH);
-            Ok::<_, io::Error>(mount(Some(&file), BOOT_ID, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+            fs::write(&file, format!("{line}\n"))?;
+            let _ = umount2(path, MntFlags::MNT_DETACH);
+            Ok::<_, io::Error>(mount(Some(&file), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
         };
-        self.enter(bind).expect("bind a file over boot_id");
+        self.enter(bind).unwrap_or_else(|error| panic!("bind a file over {path}: {error}"));
     }
 
     /// Mounts an empty tmpfs on `path` (made if missing), for this node only.

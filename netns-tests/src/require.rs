@@ -18,7 +18,7 @@ pub fn require() -> bool {
     granted(probe())
 }
 
-fn granted(probed: Result<(), String>) -> bool {
+pub(crate) fn granted(probed: Result<(), String>) -> bool {
     match probed {
         Ok(()) => true,
         Err(reason) if std::env::var_os(MODE).is_some_and(|mode| mode == "require") => {
@@ -89,7 +89,7 @@ fn probe() -> Result<(), String> {
     ["ip", "bridge", "tc", "nft", "ping"].iter().try_for_each(|tool| installed(tool))
 }
 
-fn installed(tool: &str) -> Result<(), String> {
+pub(crate) fn installed(tool: &str) -> Result<(), String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()) {
         Ok(())

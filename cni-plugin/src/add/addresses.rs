@@ -8,8 +8,9 @@ use weft_cni::error::{Error, code};
 use weft_cni::hostlocal::IpamConf;
 use weft_cni::request::Command;
 use weft_cni::result::{AddResult, IpConfig, check_family_limit};
+use weft_ipam::ask::{NeedBlock, Weftd};
 use weft_ipam::foreign::Foreign;
-use weft_ipam::{Blocks, Pool, Ranges, Record, Source, TakenAddress, Taking, take};
+use weft_ipam::{Blocks, Pool, Ranges, Record, Source, TakenAddress, Taking, obtain};
 
 use super::Job;
 use crate::addressing::Granted;
@@ -40,14 +41,15 @@ impl Job<'_, '_> {
         } else {
             Box::new(Ranges::new(network, ipam.clone()))
         };
-        let pools = source.pools(self.attachment.state())?;
         if source.is_cluster() && self.conf.ip_masq {
             return Err(Error::unsupported("ipMasq", true).with_details(
                 "addresses of the cluster are masqueraded by weftd: see [network] masquerade",
             ));
         }
-        let count = |v4| pools.iter().filter(|pool| pool.is_ipv4() == v4).count();
-        check_family_limit(self.call.conf.version, count(true), count(false))?;
+        let check = |pools: &[Pool]| {
+            let count = |v4| pools.iter().filter(|pool| pool.is_ipv4() == v4).count();
+            check_family_limit(self.call.conf.version, count(true), count(false))
+        };
         let foreign = Foreign::of(self.call.conf);
         let mut taking = Taking {
             kernel: &mut self.kernel,
@@ -57,7 +59,8 @@ impl Job<'_, '_> {
             deadline: self.deadline,
         };
         record.routed = source.is_cluster() && record.bridge.is_some();
-        take(&self.attachment, record, &pools, &mut taking)?;
+        let asking = (network, &Weftd::default() as &dyn NeedBlock);
+        let pools = obtain(&self.attachment, record, source.as_ref(), &mut taking, asking, check)?;
         let ip = |taken: &TakenAddress| IpConfig {
             address: taken.address,
             gateway: taken.gateway,
@@ -68,6 +71,11 @@ impl Job<'_, '_> {
             routes: ipam.routes.clone(),
             dns: ipam.dns.clone().unwrap_or_default(),
             cluster: source.is_cluster(),
+            node_addresses: if source.is_cluster() {
+                self.attachment.state().node_addresses()?
+            } else {
+                Vec::new()
+            },
         };
         Ok((granted, pools))
     }
@@ -96,7 +104,7 @@ impl Job<'_, '_> {
         };
         record.addresses = result.ips.iter().map(held).collect();
         self.attachment.write(record)?;
-        Ok(Granted { ips: result.ips, routes: result.routes, dns: result.dns, cluster: false })
+        Ok(Granted { ips: result.ips, routes: result.routes, dns: result.dns, ..Granted::default() })
     }
 
     /// The kernel knows the address as a live pod's: the records are wrong. Let go of it, and of the link.

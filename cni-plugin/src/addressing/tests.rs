@@ -1,6 +1,8 @@
 //! Plans for the cases that people have, and the laws that hold for all.
 
 use proptest::prelude::*;
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 use weft_cni::args::CniArgs;
 use weft_cni::conf::NetConf;
@@ -36,6 +38,7 @@ fn granted(addresses: &[(&str, Option<&str>)], routes: &[(&str, Option<&str>)], 
         routes: routes.iter().map(route).collect(),
         dns: Dns::default(),
         cluster,
+        node_addresses: Vec::new(),
     }
 }
 
@@ -120,6 +123,13 @@ fn cluster_pods_go_by_the_link_local_gateway_in_both_modes() {
         );
         assert_eq!(plan.routed, mode == "bridge");
     }
+}
+
+#[test]
+fn the_node_address_goes_into_the_plan_of_a_cluster_pod() {
+    let node: IpAddr = "10.9.0.0".parse().unwrap();
+    let granted = Granted { node_addresses: vec![node], ..granted(&[("10.9.0.5/32", None)], &[], true) };
+    assert_eq!(plan(&conf(json!({"mode": "veth"})), &granted).unwrap().node_addresses, [node]);
 }
 
 #[test]

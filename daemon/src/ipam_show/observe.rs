@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use weft_cni::error::{Error, code};
 use weft_ipam::clock::Deadline;
-use weft_ipam::{Attachment, HostKernel, Kernel, Key, Live, Owner, Phase, Record, State};
+use weft_ipam::{Attachment, HostKernel, Kernel, Key, Live, Owner, Phase, Record, Reservation, State};
 
 use super::ranges::{self, Hint, Taken};
 use super::{FORMAT, Observed, RangeRow, Row, RowState};
@@ -74,6 +74,7 @@ impl Look<'_> {
         }
         let known: BTreeSet<Key> = owners.iter().filter_map(Owner::key).collect();
         attachments.extend(self.unrecorded(&links, &known, &names)?);
+        attachments.extend(self.state.reserved()?.iter().map(reserved));
         attachments.sort();
         self.find_orphans(&taken, &owner_files)?;
         if let Some(wiped) = self.state.wiped()? {
@@ -225,8 +226,11 @@ impl Look<'_> {
         taken: &BTreeMap<PathBuf, Vec<Taken>>,
         owners: &BTreeSet<u64>,
     ) -> Result<(), Error> {
+        let reserved: BTreeSet<IpAddr> =
+            self.state.reserved()?.into_iter().map(|reservation| reservation.address).collect();
         for (folder, addresses) in taken {
-            for address in addresses.iter().filter(|taken| !owners.contains(&taken.inode)) {
+            let orphan = |taken: &&Taken| !owners.contains(&taken.inode) && !reserved.contains(&taken.ip);
+            for address in addresses.iter().filter(orphan) {
                 let path = folder.join(address.ip.to_string());
                 // Given back since: its owner was just ending.
                 if inode(&path)? == Some(address.inode) {
@@ -300,6 +304,19 @@ fn unrecorded(live: &Live, names: &Names) -> Row {
         host_link: Some(live.host.name.clone()),
         state: RowState::Unrecorded,
         alive: Some(true),
+    }
+}
+
+/// An address that the node keeps for itself: no pod's, and never given.
+fn reserved(reservation: &Reservation) -> Row {
+    Row {
+        network: CLUSTER.to_owned(),
+        container_id: format!("({})", reservation.why),
+        ifname: String::new(),
+        addresses: vec![reservation.address.to_string()],
+        host_link: None,
+        state: RowState::Reserved,
+        alive: None,
     }
 }
 

@@ -61,6 +61,7 @@ fn state(state: RowState) -> &'static str {
         RowState::Busy => "busy",
         RowState::Unreadable => "unreadable",
         RowState::Unrecorded => "unrecorded",
+        RowState::Reserved => "reserved",
     }
 }
 

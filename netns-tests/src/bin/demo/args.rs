@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use netns_tests::reference_bin_dir;
 use serde_json::{Value, json};
 
-const USAGE: &str = "usage: demo [--bin-dir DIR] [--conf CONFLIST]...";
+const USAGE: &str = "usage: demo [--bin-dir DIR] [--one-node [--conf CONFLIST]...]";
 const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/x86_64-unknown-linux-musl/release");
 
 /// What to show, and where the plugins are.
 #[derive(Debug)]
 pub struct Args {
     pub bin_dirs: Vec<PathBuf>,
+    /// What one node shows without a daemon; empty for the cluster.
     pub networks: Vec<Network>,
 }
 
@@ -58,15 +59,17 @@ impl Args {
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut bin_dir = PathBuf::from(std::env::var_os("WEFT_BIN_DIR").unwrap_or_else(|| BUILT.into()));
         let mut networks = Vec::new();
+        let mut one_node = false;
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value; {USAGE}"));
             match word.as_str() {
                 "--bin-dir" => bin_dir = value()?.into(),
+                "--one-node" => one_node = true,
                 "--conf" => networks.push(read(Path::new(&value()?))?),
                 _ => return Err(USAGE.to_owned()),
             }
         }
-        if networks.is_empty() {
+        if networks.is_empty() && one_node {
             networks = vec![network("bridge", 244), network("veth", 245)];
         }
         let bin_dirs = [Some(bin_dir), reference_bin_dir()].into_iter().flatten().collect();
@@ -75,10 +78,14 @@ impl Args {
         Ok(args)
     }
 
+    fn own_programs(&self) -> Vec<&'static str> {
+        if self.networks.is_empty() { vec!["weft", "weftd", "podtool"] } else { vec!["podtool"] }
+    }
+
     /// All programs are there, so that the demo does not break off in the middle.
     fn check_programs(&self) -> Result<(), String> {
         let own = self.bin_dirs[0].display();
-        for program in self.networks.iter().flat_map(Network::plugins).chain(["podtool"]) {
+        for program in self.networks.iter().flat_map(Network::plugins).chain(self.own_programs()) {
             if !self.bin_dirs.iter().any(|dir| dir.join(program).is_file()) {
                 return Err(format!(
                     "no program `{program}` in {own}.\nBuild it with `make build`, or say where it is: --bin-dir DIR"

@@ -1,9 +1,11 @@
-//! `make demo`: pods of a private containerd get their addresses from `weft`, reach each other, their
-//! gateway and a server outside the node, and leave nothing behind. In bridge mode and in veth mode.
+//! `make demo`: a cluster of three nodes with a real etcd, a `weftd` and a private containerd on each. Pods reach each
+//! other without NAT, then etcd and `weftd` are stopped, and pods still start, talk and stop.
+//! With `--one-node`: pods of one containerd, no daemon; in bridge mode and in veth mode.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod args;
+mod cluster;
 mod reach;
 mod stage;
 mod table;
@@ -20,6 +22,9 @@ fn main() -> ExitCode {
     if let Err(missing) = netns_tests::probe_containerd() {
         return refuse(&format!("this machine cannot run the demo: {missing}"));
     }
+    if args.networks.is_empty() {
+        return cluster(&args);
+    }
     println!(
         "Weft demo. One node (a network namespace) with a private containerd, three pods, a server outside."
     );
@@ -32,6 +37,14 @@ fn main() -> ExitCode {
         }
     }
     conclude(&failures)
+}
+
+fn cluster(args: &Args) -> ExitCode {
+    if !netns_tests::cluster::require_cluster() {
+        return refuse("the cluster needs etcd and a built weftd; `make demo ARGS=--one-node` does without");
+    }
+    let failures = std::panic::catch_unwind(|| cluster::run(&args.bin_dirs));
+    conclude(&failures.unwrap_or_else(|_| vec!["broke off; the reason is above".to_owned()]))
 }
 
 fn conclude(failures: &[String]) -> ExitCode {

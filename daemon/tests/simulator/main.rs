@@ -1,0 +1,11 @@
+//! The cluster simulator: nodes as plain structs over the model store, each running the production machine, with
+//! model kernels and model folders of the plugin. See README.md beside this file for what it checks and how it fails.
+
+mod actions;
+mod checks;
+mod node;
+mod random;
+mod rules;
+mod scale;
+mod traces;
+mod world;
