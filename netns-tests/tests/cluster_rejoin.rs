@@ -147,7 +147,7 @@ fn of_those_who_want_the_last_block_one_gets_it_and_the_other_says_what_to_do() 
     let without = (0..3).find(|node| blocks_giving(&lab.nodes[*node].node).is_empty()).expect("one without");
     let finding = lab.nodes[without].weftd().wait_finding("cluster-full", true);
     let way_out = finding["way_out"].as_str().unwrap_or_default();
-    assert!(way_out.contains("cidrs"), "{finding}");
+    assert!(way_out.contains("config set"), "{finding}");
     assert_eq!(holders(), 2);
     lab.assert_nothing_given_twice();
     // The way out works.

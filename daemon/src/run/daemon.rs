@@ -47,7 +47,8 @@ const ROOM: usize = 64;
 enum Event {
     Store(StoreReply),
     Collected(Result<usize, String>),
-    HostChanged,
+    HostChanged(host::Changed),
+    Mended(Result<usize, String>),
     HostUnknown(String),
 }
 
@@ -242,8 +243,8 @@ impl Daemon {
         let events = self.events.0.clone();
         self.tasks.spawn(async move {
             let forward = async {
-                while changes.recv().await.is_some() {
-                    let _ending = events.send(Event::HostChanged).await;
+                while let Some(changed) = changes.recv().await {
+                    let _ending = events.send(Event::HostChanged(changed)).await;
                 }
             };
             let (followed, ()) = tokio::join!(host::follow(changed), forward);
@@ -286,7 +287,20 @@ impl Daemon {
             Event::Collected(result) => {
                 self.notices.set("collector", result.map(drop), "It is tried again each minute");
             }
-            Event::HostChanged => self.look_at_addresses(),
+            Event::HostChanged(changed) => {
+                if changed.pod_route_lost {
+                    self.mend();
+                }
+                if changed.addresses {
+                    self.look_at_addresses();
+                }
+            }
+            Event::Mended(result) => {
+                if let Ok(routes @ 1..) = result {
+                    tracing::info!(routes, "put back routes to pods that somebody had removed");
+                }
+                self.notices.set("pod-routes", result.map(drop), "It is tried again each minute");
+            }
             Event::HostUnknown(sentence) => {
                 self.notices.set("addresses", Err(sentence), "Addresses are looked at each minute all the same");
             }
@@ -358,7 +372,18 @@ impl Daemon {
         Ok(())
     }
 
+    /// Puts routes to pods back, on a thread of its own.
+    fn mend(&mut self) {
+        let events = self.events.0.clone();
+        self.tasks.spawn(async move {
+            let mended = tokio::task::spawn_blocking(Local::mend).await;
+            let result = mended.unwrap_or_else(|error| Err(format!("put back routes to pods: {error}")));
+            let _ending = events.send(Event::Mended(result)).await;
+        });
+    }
+
     fn tidy(&mut self) {
+        self.mend();
         let events = self.events.0.clone();
         self.tasks.spawn(async move {
             let collected = tokio::task::spawn_blocking(Local::collect).await;
