@@ -56,7 +56,7 @@ fn what_others_delete_is_back_within_a_second_while_pods_come_and_go() {
             let young = lab.pod(0, &format!("young{round}"));
             wait_until("traffic is back", PATIENCE, || pods[2].ips.iter().all(|ip| young.ping(*ip, 1)));
             young.stop();
-            let reports: Vec<ProbeReport> = probers.into_iter().map(Prober::finish).collect();
+            let reports: Vec<ProbeReport> = Prober::finish_all(probers);
             worst = worst.max(reports.iter().map(|report| report.outage).max().unwrap_or_default());
         }
         eprintln!("{what}: healed within {worst:?} at most");
