@@ -29,6 +29,7 @@ pub mod foreign;
 mod grant;
 mod kernel;
 mod key;
+mod mend;
 mod obtain;
 mod rebuild;
 mod record;
@@ -49,6 +50,7 @@ pub use kernel::{
     HostKernel, neighbour_removals, refused, remove_neighbours, remove_remaining_neighbours, remove_routes,
 };
 pub use key::{AttachmentId, Hash, Key};
+pub use mend::mend_routes;
 pub use obtain::obtain;
 pub use rebuild::{Kernel, Live, NoKernel};
 pub use record::{Bridge, Host, Owner, Phase, Record, TakenAddress};
