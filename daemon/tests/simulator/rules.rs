@@ -97,11 +97,7 @@ fn an_unknown_outcome_is_read_back_and_leaves_no_orphan() {
             let claim = matches!(world.nodes[0].requests.front(), Some(request) if matches!(&request.op, Op::Txn(txn)
                 if txn.writes.iter().any(|write| write.key().starts_with("b/"))));
             if claim {
-                let client = world.nodes[0].client;
-                let request = world.nodes[0].requests.pop_front().unwrap();
-                world.store.faults(client).next_txn = Some(fault);
-                let result = world.store.call(client, request.op, world.now);
-                world.nodes[0].reply(weftd::store::StoreReply { id: request.id, result });
+                world.serve_with(0, Some(fault));
                 break;
             }
             world.serve(0);
