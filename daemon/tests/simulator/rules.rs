@@ -97,11 +97,7 @@ fn an_unknown_outcome_is_read_back_and_leaves_no_orphan() {
             let claim = matches!(world.nodes[0].requests.front(), Some(request) if matches!(&request.op, Op::Txn(txn)
                 if txn.writes.iter().any(|write| write.key().starts_with("b/"))));
             if claim {
-                let client = world.nodes[0].client;
-                let request = world.nodes[0].requests.pop_front().unwrap();
-                world.store.faults(client).next_txn = Some(fault);
-                let result = world.store.call(client, request.op, world.now);
-                world.nodes[0].reply(weftd::store::StoreReply { id: request.id, result });
+                world.serve_with(0, Some(fault));
                 break;
             }
             world.serve(0);
@@ -423,7 +419,7 @@ fn a_block_lost_by_a_restore_and_claimed_by_a_newcomer_stops_on_both_and_the_ear
     world.add_node("w");
     world.settle(20);
     let backup = world.store.backup();
-    world.add_node("a");
+    world.add_node("z");
     world.settle(20);
     let block = granted(&world, 1)[0];
     world.nodes[1].add_pod_v4(1);
@@ -437,9 +433,9 @@ fn a_block_lost_by_a_restore_and_claimed_by_a_newcomer_stops_on_both_and_the_ear
     partition(&mut world, 1, false);
     world.settle(10);
     assert!(granted(&world, 1).is_empty() && granted(&world, 2).is_empty(), "both stop");
-    assert!(found(&world, 1, Code::DoublyOwned).unwrap().contains("a and n both hold"));
-    assert!(found(&world, 2, Code::LostBlock).unwrap().contains("a holds"));
-    assert_eq!(world.nodes[2].routes.get(&block).map(|name| &**name), Some("a"), "the earlier claim keeps the route");
+    assert!(found(&world, 1, Code::DoublyOwned).unwrap().contains("z and n both hold"));
+    assert!(found(&world, 2, Code::LostBlock).unwrap().contains("z holds"));
+    assert_eq!(world.nodes[2].routes.get(&block).map(|name| &**name), Some("z"), "the earlier claim keeps the route");
     world.nodes[2].remove_pod(2, world.now);
     world.settle(10);
     assert_eq!(granted(&world, 1), [block], "the other has let go");
