@@ -35,7 +35,7 @@ pub use pods::{ClusterPod, Unreached, assert_all_reach_all, chain, chain_from, s
 pub use proc::{Process, timed};
 pub use slow::SlowLink;
 pub use tls::{Authority, Identity};
-pub use traffic::{Flow, FlowReport, ProbeReport, Prober, df_passes, transfer};
+pub use traffic::{Flow, FlowReport, ProbeReport, Prober, df_passes, is_largest, transfer};
 pub use underlay::{Layout, Segment, Underlay, Wire};
 pub use weftd::{Weftd, complaint, ended_within};
 

@@ -74,7 +74,7 @@ fn a_configuration_that_disagrees_with_the_clusters_names_each_difference() {
 }
 
 #[test]
-fn wrong_and_expired_certificates_are_told_apart_and_pods_go_on() {
+fn wrong_and_expired_certificates_are_named_and_pods_go_on() {
     if !require_cluster() {
         return;
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use netns_tests::cluster::{
     ClusterLab, ClusterPod, Flow, Layout, Monitor, Network, PATIENCE, Prober, Underlay, assert_all_reach_all,
-    long_or, require_cluster, status,
+    blocks_giving, long_or, require_cluster, status,
 };
 use netns_tests::{Inside, wait_until, weft_bin_dir};
 
@@ -71,8 +71,7 @@ fn no_packet_is_lost_while_weftd_is_stopped_killed_and_upgraded() {
         }
         eprintln!("{backend}: ten ends and starts in {:?}", started_at.elapsed());
         let flow = flow.finish().unwrap_or_else(|error| panic!("{backend}: the connection broke: {error}"));
-        for prober in probers {
-            let report = prober.finish();
+        for report in Prober::finish_all(probers) {
             eprintln!("{backend}: {report:?}, {flow:?}");
             report.assert_nothing_lost(backend);
         }
@@ -126,7 +125,7 @@ fn a_frozen_weftd_costs_no_packet_and_no_pod() {
         node.weftd().wait_ready();
     }
     flow.finish().expect("the connection lives");
-    probers.into_iter().for_each(|prober| prober.finish().assert_nothing_lost("frozen"));
+    Prober::finish_all(probers).iter().for_each(|report| report.assert_nothing_lost("frozen"));
     lab.assert_records_agree(PATIENCE);
 }
 
@@ -196,4 +195,43 @@ fn killed_at_any_message_weftd_completes_its_work_at_the_next_start() {
         pods.iter().for_each(ClusterPod::stop);
         eprintln!("killed at message {at}: {ended}");
     }
+}
+
+/// The same at the n-th message after a peer has claimed a block: the way to it must be there in the end.
+#[test]
+fn killed_while_it_follows_a_peer_weftd_completes_its_work_at_the_next_start() {
+    if !require_cluster() {
+        return;
+    }
+    let network = Network::default().with("block_size_v4 = 29").with("block_size_v6 = 125");
+    let (lab, pods) = started("killfollow", &Layout::default().nodes(2), &network);
+    let follower = &lab.nodes[1];
+    let mut young = Vec::new();
+    for at in long_or((1..30).collect(), vec![1, 2, 4, 7]) {
+        let inject = format!("inject=sendto,sendmsg:signal=KILL:when={at}");
+        let pid = follower.weftd().inspect(|process| process.pid()).to_string();
+        let words = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto,sendmsg", "-e", &inject, "-p", &pid];
+        let mut strace = follower.command("strace");
+        let mut strace = strace.args(words).spawn().expect("start strace");
+        let traced = || !status_line(&pid, "TracerPid").is_some_and(|tracer| tracer == "0");
+        wait_until("strace is attached", PATIENCE, traced);
+        let before = blocks_giving(&lab.nodes[0].node);
+        while blocks_giving(&lab.nodes[0].node) == before {
+            young.push(lab.pod(0, &format!("more{}", young.len())));
+        }
+        let ended = netns_tests::cluster::ended_within(follower.weftd(), Duration::from_secs(5));
+        follower.weftd().kill();
+        let _ended_with_it = strace.wait();
+        follower.weftd().start(&[]);
+        follower.weftd().wait_ready();
+        assert_all_reach_all(&[&pods[1], young.last().expect("one in the new block")]);
+        eprintln!("killed at message {at} of a peer's change: {ended}");
+    }
+    lab.assert_nothing_given_twice();
+}
+
+fn status_line(pid: &str, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
 }

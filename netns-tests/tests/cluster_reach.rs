@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use netns_tests::cluster::{
-    ClusterLab, ClusterPod, Layout, Network, Underlay, df_passes, long, long_or, require_cluster, transfer,
+    ClusterLab, ClusterPod, Layout, Network, Underlay, is_largest, long, long_or, require_cluster, transfer,
 };
 use netns_tests::{Inside, wait_until};
 
@@ -27,12 +27,15 @@ fn assert_works(what: &str, lab: &ClusterLab, network: &Network, path_mtu: u32) 
     lab.assert_all_reach_all(&pods);
     lab.assert_nothing_given_twice();
     let [first, second, third] = [&pods[0], &pods[1], &pods[2]];
-    for (from, to) in [(first, third), (third, first), (second, third)] {
-        for ip in &to.ips {
-            assert!(df_passes(from, *ip, path_mtu), "{what}: {path_mtu} bytes do not pass to {ip}");
-            assert!(!df_passes(from, *ip, path_mtu + 1), "{what}: {path_mtu} bytes are not the most to {ip}");
+    std::thread::scope(|scope| {
+        for (from, to) in [(first, third), (third, first), (second, third)] {
+            for ip in &to.ips {
+                scope.spawn(move || {
+                    is_largest(from, *ip, path_mtu).unwrap_or_else(|wrong| panic!("{what}: {wrong}"))
+                });
+            }
         }
-    }
+    });
     assert_nodes_reach_pods(what, lab, &pods);
     for ip in &third.ips {
         let bytes = long_or(1 << 30, 16 << 20);
@@ -145,12 +148,12 @@ fn a_smaller_underlay_makes_packets_smaller() {
     let pods = lab.pod_on_each("p");
     lab.assert_all_reach_all(&pods);
     let ip = pods[2].ip();
-    assert!(df_passes(&pods[0], ip, 1350) && !df_passes(&pods[0], ip, 1351));
+    assert!(is_largest(&pods[0], ip, 1350).is_ok());
     for node in &lab.nodes {
         node.run(["ip", "link", "set", "eth0", "mtu", "1300"]);
     }
     wait_until("the change is noticed", netns_tests::cluster::PATIENCE, || {
-        df_passes(&pods[0], ip, 1250) && !df_passes(&pods[0], ip, 1251)
+        is_largest(&pods[0], ip, 1250).is_ok()
     });
     if long() {
         transfer(&pods[0], &pods[2], ip, 1 << 30).expect("intact");

@@ -95,6 +95,53 @@ fn with_a_wiped_memory_and_no_pods_a_node_is_a_new_one_and_takes_nothing_over() 
     lab.assert_nothing_given_twice();
 }
 
+/// C8d: `/var/lib/weft` is wiped under running pods. The records of this boot know who they belong to.
+#[test]
+fn a_memory_that_was_wiped_under_running_pods_is_recovered() {
+    if !require_cluster() {
+        return;
+    }
+    let lab = started("wipedlive", &Network::default());
+    let pods = lab.pod_on_each("p");
+    let before = (record(&lab, 2)["instance"].clone(), blocks(&lab, 2));
+    let node = &lab.nodes[2];
+    node.weftd().stop();
+    node.run(["sh", "-c", "rm -rf /var/lib/weft/*"]);
+    node.weftd().start(&[]);
+    lab.wait_ready();
+    assert_eq!((record(&lab, 2)["instance"].clone(), blocks(&lab, 2)), before);
+    lab.assert_all_reach_all(&pods);
+    lab.assert_nothing_given_twice();
+}
+
+/// C8b: a disk image with `/var/lib/weft` in it, started as a machine and a node of its own.
+#[test]
+fn an_image_with_anothers_identity_becomes_a_node_of_its_own() {
+    if !require_cluster() {
+        return;
+    }
+    let lab = ClusterLab::new("image", &Layout::default());
+    let network = Network::default();
+    lab.start(0, &network);
+    lab.start(1, &network);
+    (0..2).for_each(|node| lab.nodes[node].weftd().wait_ready());
+    copy_disk(&lab, 1, 2);
+    lab.start(2, &network);
+    lab.wait_ready();
+    assert_ne!(record(&lab, 2)["instance"], record(&lab, 1)["instance"]);
+    assert!(blocks(&lab, 2).is_disjoint(&blocks(&lab, 1)));
+    let pods = lab.pod_on_each("p");
+    lab.assert_all_reach_all(&pods);
+    lab.assert_nothing_given_twice();
+}
+
+fn copy_disk(lab: &ClusterLab, from: usize, to: usize) {
+    let [from, to] = [from, to].map(|node| lab.nodes[node].node.path("/var/lib/weft"));
+    for file in std::fs::read_dir(&from).expect("its data folder").flatten().filter(|f| f.path().is_file()) {
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("copy the disk");
+    }
+}
+
 /// C8: a machine started from a copy of another's disk.
 #[test]
 fn a_clone_is_refused_and_told_where_the_other_is() {
@@ -108,11 +155,7 @@ fn a_clone_is_refused_and_told_where_the_other_is() {
     (0..2).for_each(|node| lab.nodes[node].weftd().wait_ready());
     let (original, clone) = (&lab.nodes[1], &lab.nodes[2]);
     let before = (record(&lab, 1)["instance"].clone(), blocks(&lab, 1));
-    let disk = original.node.path("/var/lib/weft");
-    for file in std::fs::read_dir(&disk).expect("its data folder").flatten().filter(|f| f.path().is_file()) {
-        let to = clone.node.path("/var/lib/weft").join(file.file_name());
-        std::fs::copy(file.path(), to).expect("copy the disk");
-    }
+    copy_disk(&lab, 1, 2);
     clone.node.set_machine_id(
         &std::fs::read_to_string(original.node.path("/etc/machine-id")).expect("an id").trim().to_owned(),
     );
@@ -147,7 +190,7 @@ fn of_those_who_want_the_last_block_one_gets_it_and_the_other_says_what_to_do() 
     let without = (0..3).find(|node| blocks_giving(&lab.nodes[*node].node).is_empty()).expect("one without");
     let finding = lab.nodes[without].weftd().wait_finding("cluster-full", true);
     let way_out = finding["way_out"].as_str().unwrap_or_default();
-    assert!(way_out.contains("cidrs"), "{finding}");
+    assert!(way_out.contains("config set"), "{finding}");
     assert_eq!(holders(), 2);
     lab.assert_nothing_given_twice();
     // The way out works.

@@ -62,8 +62,8 @@ fn pods_start_stop_and_talk_while_all_of_etcd_is_stopped() {
         node.weftd().wait_finding("store-away", false);
     }
     lab.assert_records_agree(PATIENCE);
-    for prober in probers {
-        prober.finish().assert_nothing_lost("etcd stopped and started");
+    for report in Prober::finish_all(probers) {
+        report.assert_nothing_lost("etcd stopped and started");
     }
     lab.assert_nothing_given_twice();
 }

@@ -13,7 +13,10 @@ const LONGEST: Duration = Duration::from_secs(60);
 const AT_ONCE: u32 = 2;
 /// From so many on, somebody is named.
 const WAR: u32 = 4;
-/// After so long in peace (and no less than twice the last pause) an object starts anew.
+/// After so long in peace (and no less than twice the last pause) an object is put back at once again: the issue wants
+/// each of many deletions healed within a second, as long as they do not follow each other at once.
+const CALM: Duration = Duration::from_secs(1);
+/// After so long in peace (and no less than twice the last pause) all is forgotten, and nobody is named any more.
 const PEACE: Duration = Duration::from_secs(30);
 
 /// Objects that gave trouble lately. Empty in good times.
@@ -24,7 +27,10 @@ pub struct Backoff {
 
 #[derive(Clone, Debug)]
 struct Trouble {
+    /// In a row, for the pause.
     strikes: u32,
+    /// Since the last peace, for naming.
+    losses: u32,
     last: Instant,
     not_before: Instant,
     by: Option<String>,
@@ -43,13 +49,18 @@ impl Backoff {
     }
 
     fn strike(&mut self, key: &Key, by: Option<String>, now: Instant, at_once: u32) {
-        let fresh = || Trouble { strikes: 0, last: now, not_before: now, by: None };
+        let fresh = || Trouble { strikes: 0, losses: 0, last: now, not_before: now, by: None };
         let trouble = self.troubles.entry(key.clone()).or_insert_with(fresh);
         // Still waiting to put it back: what vanishes meanwhile is the same trouble.
         if now < trouble.not_before {
             return;
         }
+        let last_pause = trouble.not_before - trouble.last;
+        if now > trouble.not_before + CALM.max(2 * last_pause) {
+            trouble.strikes = 0;
+        }
         trouble.strikes += 1;
+        trouble.losses += 1;
         trouble.last = now;
         trouble.not_before = now + pause(trouble.strikes.saturating_sub(at_once));
         trouble.by = by.or_else(|| trouble.by.take());
@@ -80,7 +91,7 @@ impl Backoff {
 
     /// Objects that somebody keeps taking away, with the name if it is known.
     pub fn wars(&self) -> impl Iterator<Item = (&Key, Option<&str>)> {
-        let wars = self.troubles.iter().filter(|(_, trouble)| trouble.strikes >= WAR);
+        let wars = self.troubles.iter().filter(|(_, trouble)| trouble.losses >= WAR);
         wars.map(|(key, trouble)| (key, trouble.by.as_deref()))
     }
 }
@@ -146,5 +157,18 @@ mod tests {
         backoff.refused(&key(), again);
         assert!(!backoff.allows(&key(), again + Duration::from_millis(1_999)));
         assert!(backoff.allows(&key(), again + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn deletions_with_some_time_in_between_are_healed_at_once_each_time_and_still_named() {
+        let mut backoff = Backoff::default();
+        let start = Instant::now();
+        for round in 0..20 {
+            let now = start + Duration::from_secs(3 * round);
+            backoff.forget(now);
+            backoff.lost(&key(), Some("ip (process 7)".to_owned()), now);
+            assert!(backoff.allows(&key(), now), "round {round}");
+        }
+        assert_eq!(backoff.wars().count(), 1);
     }
 }

@@ -50,7 +50,8 @@ const ROOM: usize = 64;
 enum Event {
     Store(StoreReply),
     Collected(Result<usize, String>),
-    HostChanged,
+    HostChanged(host::Changed),
+    Mended(Result<usize, String>),
     HostUnknown(String),
 }
 
@@ -259,7 +260,20 @@ impl Daemon {
             Event::Collected(result) => {
                 self.notices.set("collector", result.map(drop), "It is tried again each minute");
             }
-            Event::HostChanged => self.look_at_addresses(),
+            Event::HostChanged(changed) => {
+                if changed.pod_route_lost {
+                    self.mend();
+                }
+                if changed.addresses {
+                    self.look_at_addresses();
+                }
+            }
+            Event::Mended(result) => {
+                if let Ok(routes @ 1..) = result {
+                    tracing::info!(routes, "put back routes to pods that somebody had removed");
+                }
+                self.notices.set("pod-routes", result.map(drop), "It is tried again each minute");
+            }
             Event::HostUnknown(sentence) => {
                 self.notices.set(
                     "addresses",

@@ -1,10 +1,12 @@
-//! Hears when the host's addresses or default routes change, so that nothing is polled for them.
+//! Hears when the host's addresses or default routes change, and when a route to a pod goes, so that nothing is polled
+//! for them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use weft_netlink::{Drained, Event, EventStream};
+use weft_netlink::{Drained, Event, EventStream, route};
 
 /// include/uapi/linux/rtnetlink.h.
 const RTM_NEWADDR: u16 = 20;
@@ -12,13 +14,22 @@ const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 /// A burst of changes is one change.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_millis(200);
 
-/// Sends one `()` after each burst of changes, until the receiver is gone.
+/// What a burst of changes was about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// An address or a default route came or went.
+    pub addresses: bool,
+    /// A route of Weft's to a single address went: a pod's, or what its DEL took.
+    pub pod_route_lost: bool,
+}
+
+/// Says what changed after each burst of changes, until the receiver is gone.
 ///
 /// # Errors
 /// A sentence when the kernel does not tell.
-pub async fn follow(changed: mpsc::Sender<()>) -> Result<(), String> {
+pub async fn follow(changed: mpsc::Sender<Changed>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("follow this node's addresses: {error}");
     let stream = EventStream::route().map_err(failed)?;
     #[expect(
@@ -26,18 +37,22 @@ pub async fn follow(changed: mpsc::Sender<()>) -> Result<(), String> {
         reason = "its successor is unsafe; the stream owns its descriptor and never changes it"
     )]
     let mut stream = AsyncFd::new(stream).map_err(failed)?;
+    let mut news = Changed::default();
     loop {
         stream.readable_mut().await.map_err(failed)?.clear_ready();
         tokio::time::sleep(SETTLE).await;
-        // What happened is read from the kernel's tables, not from the events.
-        let mut matters = false;
-        let drained =
-            stream.get_mut().drain(|event| matters |= concerns_addresses(&event)).map_err(failed)?;
-        if !matters && drained == Drained::Complete {
-            continue;
+        // What happened is read from the kernel's tables; the events only say that it is time to.
+        let hear = |event: Event<'_>| {
+            news.addresses |= concerns_addresses(&event);
+            news.pod_route_lost |= is_lost_pod_route(&event);
+        };
+        if stream.get_mut().drain(hear).map_err(failed)? == Drained::Lost {
+            news = Changed { addresses: true, pod_route_lost: true };
         }
-        // A message that waits already says the same.
-        if changed.try_send(()).is_err() && changed.is_closed() {
+        // While a message waits, what is new is said with the next burst.
+        if news != Changed::default() && changed.try_send(news).is_ok() {
+            news = Changed::default();
+        } else if changed.is_closed() {
             return Ok(());
         }
     }
@@ -50,6 +65,16 @@ fn concerns_addresses(event: &Event<'_>) -> bool {
         RTM_NEWROUTE | RTM_DELROUTE => event.body.get(1) == Some(&0),
         _ => false,
     }
+}
+
+fn is_lost_pod_route(event: &Event<'_>) -> bool {
+    let Some((routes, false)) = route::parse_event(event.kind, event.body) else { return false };
+    let single = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
+    routes.iter().any(|route| {
+        route.protocol == route::PROTOCOL
+            && !route.unreachable
+            && route.destination.1 == single(route.destination.0)
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use weft_cni::error::Error;
 use weft_cni::ip::Subnet;
 use weft_ipam::ask::Family;
 use weft_ipam::clock::{Deadline, boot_seconds};
-use weft_ipam::{BlockUsage, HostKernel, Reservation, State, collect};
+use weft_ipam::{BlockUsage, HostKernel, Reservation, State, collect, mend_routes};
 use weft_overlay::wanted::Wanted;
 
 use crate::cluster::{BlockUse, COOLDOWN, Withdrawn};
@@ -138,6 +138,15 @@ impl Local {
             Ok(false) => Withdrawn::InUse,
             Err(error) => Withdrawn::Failed(sentence(&error)),
         }
+    }
+
+    /// Puts back routes to pods that somebody took; returns how many. May take a while: not for the loop itself.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn mend() -> Result<usize, String> {
+        let mended = open().and_then(|state| mend_routes(&state, &mut HostKernel::default()));
+        mended.map(|routes| routes.len()).map_err(|error| sentence(&error))
     }
 
     /// Counts what is in use.

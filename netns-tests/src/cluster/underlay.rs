@@ -80,11 +80,11 @@ impl Layout {
         self
     }
 
-    /// So many nodes, the last behind the router.
+    /// So many nodes, the last of several behind the router.
     #[must_use]
     pub fn nodes(mut self, count: usize) -> Self {
         self.nodes = vec![Segment::Near; count];
-        if let Some(last) = self.nodes.last_mut() {
+        if let [_, .., last] = self.nodes.as_mut_slice() {
             *last = Segment::Far;
         }
         self

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::Signal;
@@ -26,6 +27,8 @@ pub struct Weftd {
     node: Node,
     program: Mutex<PathBuf>,
     log: PathBuf,
+    /// How long the log was at the last start.
+    said_before: AtomicUsize,
     process: Mutex<Option<Process>>,
 }
 
@@ -36,6 +39,7 @@ impl Weftd {
             node: node.clone(),
             program: Mutex::new(program),
             log: dir.join(format!("{}.weftd.log", node.name())),
+            said_before: AtomicUsize::new(0),
             process: Mutex::new(None),
         };
         weftd.configure(&conf);
@@ -70,15 +74,15 @@ impl Weftd {
         command.args(words).args(["run", "--config", CONF]).args(flags);
         let mut process = self.process();
         assert!(process.is_none(), "weftd of {} runs already", self.node.name());
+        self.said_before.store(self.log().len(), Ordering::Relaxed);
         *process = Some(Process::spawn(command, &self.log));
     }
 
     /// Runs it to its end, as for a configuration that it must refuse; returns the exit status and what it said.
     pub fn run_to_its_end(&self, flags: &[&str]) -> (ExitStatus, String) {
-        let before = self.log().len();
         self.start(flags);
         let status = self.wait_end();
-        (status, self.log().split_off(before))
+        (status, self.log_of_this_run())
     }
 
     /// Waits until it has ended by itself.
@@ -122,6 +126,11 @@ impl Weftd {
     /// Everything it has said since its first start.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it has said since its last start.
+    pub fn log_of_this_run(&self) -> String {
+        self.log().split_off(self.said_before.load(Ordering::Relaxed))
     }
 
     /// The network that the runtime sees; `None` before pods can start.
@@ -216,9 +225,8 @@ fn is_ready(status: &Value) -> bool {
     status["daemon"] == "running" && status["ready"] == true && status["in_sync"] == true
 }
 
-/// Waits until it has ended or has findings; what it says: its log, and the findings.
+/// Waits until it has ended or has findings; what it says: the serious lines of its log, and the findings.
 pub fn complaint(weftd: &Weftd) -> String {
-    let before = weftd.log().len();
     let said = crate::wait::wait_for("weftd complains", PATIENCE, || {
         if !weftd.is_running() {
             return Some(String::new());
@@ -226,10 +234,9 @@ pub fn complaint(weftd: &Weftd) -> String {
         let findings = weftd.try_status().filter(|status| status["daemon"] == "running")?["findings"].clone();
         findings.as_array().is_some_and(|all| !all.is_empty()).then(|| findings.to_string())
     });
-    // From its last start on; it may have said it before we looked.
-    let log = weftd.log();
-    let tail = log.get(before.saturating_sub(4096)..).unwrap_or(&log);
-    format!("{tail}\n{said}")
+    let log = weftd.log_of_this_run();
+    let serious = log.lines().filter(|line| !line.contains(" INFO "));
+    format!("{}\n{said}", serious.collect::<Vec<_>>().join("\n"))
 }
 
 /// Whether it ends by itself within this time.

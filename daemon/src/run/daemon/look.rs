@@ -20,8 +20,8 @@ impl Daemon {
         let events = self.events.0.clone();
         self.tasks.spawn(async move {
             let forward = async {
-                while changes.recv().await.is_some() {
-                    let _ending = events.send(Event::HostChanged).await;
+                while let Some(changed) = changes.recv().await {
+                    let _ending = events.send(Event::HostChanged(changed)).await;
                 }
             };
             let (followed, ()) = tokio::join!(host::follow(changed), forward);
@@ -85,7 +85,18 @@ impl Daemon {
         Ok(())
     }
 
+    /// Puts routes to pods back, on a thread of its own.
+    pub(super) fn mend(&mut self) {
+        let events = self.events.0.clone();
+        self.tasks.spawn(async move {
+            let mended = tokio::task::spawn_blocking(Local::mend).await;
+            let result = mended.unwrap_or_else(|error| Err(format!("put back routes to pods: {error}")));
+            let _ending = events.send(Event::Mended(result)).await;
+        });
+    }
+
     pub(super) fn tidy(&mut self) {
+        self.mend();
         let events = self.events.0.clone();
         self.tasks.spawn(async move {
             let collected = tokio::task::spawn_blocking(Local::collect).await;
