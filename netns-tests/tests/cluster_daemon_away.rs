@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use netns_tests::cluster::{
     ClusterLab, ClusterPod, Flow, Layout, Monitor, Network, PATIENCE, Prober, Underlay, assert_all_reach_all,
-    long_or, require_cluster, status,
+    blocks_giving, long_or, require_cluster, status,
 };
 use netns_tests::{Inside, wait_until, weft_bin_dir};
 

@@ -15,7 +15,7 @@ const AT_ONCE: u32 = 2;
 const WAR: u32 = 4;
 /// After so long in peace (and no less than twice the last pause) an object is put back at once again: the issue wants
 /// each of many deletions healed within a second, as long as they do not follow each other at once.
-const CALM: Duration = Duration::from_secs(3);
+const CALM: Duration = Duration::from_secs(1);
 /// After so long in peace (and no less than twice the last pause) all is forgotten, and nobody is named any more.
 const PEACE: Duration = Duration::from_secs(30);
 
@@ -164,7 +164,7 @@ mod tests {
         let mut backoff = Backoff::default();
         let start = Instant::now();
         for round in 0..20 {
-            let now = start + Duration::from_secs(5 * round);
+            let now = start + Duration::from_secs(3 * round);
             backoff.forget(now);
             backoff.lost(&key(), Some("ip (process 7)".to_owned()), now);
             assert!(backoff.allows(&key(), now), "round {round}");

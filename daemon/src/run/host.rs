@@ -64,12 +64,13 @@ fn concerns_addresses(event: &Event<'_>) -> bool {
     }
 }
 
-/// A route to one address of ours that went: a pod's.
 fn is_lost_pod_route(event: &Event<'_>) -> bool {
     let Some((routes, false)) = route::parse_event(event.kind, event.body) else { return false };
     let single = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
     routes.iter().any(|route| {
-        route.protocol == route::PROTOCOL && !route.unreachable && route.destination.1 == single(route.destination.0)
+        route.protocol == route::PROTOCOL
+            && !route.unreachable
+            && route.destination.1 == single(route.destination.0)
     })
 }
 

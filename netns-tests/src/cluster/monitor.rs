@@ -25,6 +25,10 @@ pub struct Monitor {
 impl Monitor {
     /// Starts to record what changes on a node.
     pub fn start(lab: &Lab, node: &Node) -> Self {
+        // A link-local address that is still being checked would be reported at the end of that.
+        wait_until("the kernel has checked its own addresses", PATIENCE, || {
+            node.run(["ip", "-o", "address", "show", "tentative"]).stdout.is_empty()
+        });
         let file = |kind: &str| -> PathBuf {
             lab.shared.dir.join(format!("{}.monitor-{kind}-{}", node.name(), lab.shared.next()))
         };
