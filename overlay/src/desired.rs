@@ -136,6 +136,14 @@ impl<'a> Builder<'a> {
                 self.find("mtu-too-large", &way.link, text);
                 forced
             }
+            Some(forced) if forced < pods.minimum() => {
+                let text = format!(
+                    "the configured mtu {forced} is less than pods need ({}): the kernel switches IPv6 off below it",
+                    pods.minimum()
+                );
+                self.find("mtu-too-small", "mtu", text);
+                forced
+            }
             Some(forced) => forced,
             None => carried,
         }

@@ -34,6 +34,16 @@ pub struct Setup {
 }
 
 /// The running data plane. Dropping it stops the thread and leaves the kernel as it is.
+///
+/// ```no_run
+/// # use std::sync::{Arc, mpsc};
+/// # fn wanted() -> weft_overlay::wanted::Wanted { unimplemented!() }
+/// let (report, reports) = mpsc::channel();
+/// let plane = weft_overlay::DataPlane::start(Default::default(), move |new| drop(report.send(new)))?;
+/// let order = plane.want(Arc::new(wanted()));
+/// let done = reports.iter().find(|report| report.order >= order && report.in_sync);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct DataPlane {
     shared: Arc<Shared>,

@@ -32,7 +32,10 @@ pub struct Changed {
 pub async fn follow(changed: mpsc::Sender<Changed>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("follow this node's addresses: {error}");
     let stream = EventStream::route().map_err(failed)?;
-    #[expect(deprecated, reason = "its successor is unsafe; the stream owns its descriptor and never changes it")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; the stream owns its descriptor and never changes it"
+    )]
     let mut stream = AsyncFd::new(stream).map_err(failed)?;
     let mut news = Changed::default();
     loop {

@@ -217,6 +217,11 @@ impl Member {
         self.plane.as_ref().unwrap().want(Arc::new(wanted))
     }
 
+    /// Makes it look at everything again.
+    pub fn resync(&self) {
+        self.plane.as_ref().unwrap().resync();
+    }
+
     /// Waits until all is as it should be.
     pub fn settled(&self) -> PlaneReport {
         let what = format!("the data plane of {} to be in sync", self.node.name());

@@ -178,6 +178,9 @@ fn a_forced_mtu_counts_everywhere_and_one_too_large_is_told() {
     );
     wanted.mtu = Some(1500);
     assert_eq!(codes(&decide(&wanted, &eth0())), ["mtu-too-large"]);
+    wanted.cidrs.push("fd00:1::/48".parse().unwrap());
+    wanted.mtu = Some(1279);
+    assert_eq!(codes(&decide(&wanted, &eth0())), ["mtu-too-small"]);
 }
 
 #[test]

@@ -376,7 +376,7 @@ impl Machine {
             "no block is left in the cluster: {}, {retired} wait for nodes that were removed",
             words.join(" and ")
         );
-        let way_out = "Add a network with `weftd config set`, or free the blocks of nodes that are gone with `weftd node rm --destroyed`";
+        let way_out = "Add a network with `weftd config set cidrs=…` (the old ones and the new), or free the blocks of nodes that are gone with `weftd node rm --destroyed`";
         self.refuse_needs(&format!("{sentence}. {way_out}"));
         self.find(Code::ClusterFull, "", sentence, way_out);
     }

@@ -386,6 +386,10 @@ impl Machine {
         let until = self.retired_until(&network);
         for held in &old.blocks {
             let key = block_key(&held.cidr);
+            // What this node claimed after it was free is its own, also in a store that has forgotten that.
+            if write.writes.iter().any(|write| write.key() == key) {
+                continue;
+            }
             let Some(stands) = item(items, &key) else { continue };
             let Ok(block) = BlockRecord::parse(&key, &stands.value) else { continue };
             let theirs = block.owner == old.name && block.instance == old.instance;
