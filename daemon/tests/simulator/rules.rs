@@ -541,3 +541,32 @@ fn blocks_left_over_from_a_record_deleted_by_hand_come_back_when_they_are_needed
     world.settle(800);
     assert_eq!(served(&world), 2);
 }
+
+#[test]
+fn a_block_that_a_pod_takes_at_the_last_moment_stays() {
+    let mut world = cluster(&["a", "b"]);
+    for pod in 0..20 {
+        while !world.nodes[0].add_pod(pod, world.now) {
+            world.drain();
+        }
+    }
+    world.settle(5);
+    let before = granted(&world, 0);
+    for pod in 0..20 {
+        world.nodes[0].remove_pod(pod, world.now);
+    }
+    world.settle(119);
+    assert_eq!(granted(&world, 0), before);
+    world.observe(0);
+    world.advance(Duration::from_secs(5));
+    for (index, folder) in world.nodes[0].folders.values_mut().enumerate() {
+        folder.taken.insert(0, 100 + index as u64);
+    }
+    while world.perform(0) {
+        world.serve(0);
+        world.hear(0);
+    }
+    world.settle(10);
+    assert!(before.iter().all(|block| granted(&world, 0).contains(block)));
+    liveness(&world);
+}
