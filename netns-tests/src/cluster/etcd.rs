@@ -158,10 +158,10 @@ impl Etcd {
     }
 
     /// Cuts a member off from the other members only (`true`): its clients still reach it.
-    pub fn isolate(&self, wire: &Wire, index: usize, cut: bool) {
+    pub fn isolate(&self, index: usize, cut: bool) {
         let others = self.members.iter().enumerate().filter(|(other, _)| *other != index);
         for (_, other) in others {
-            wire.set_blocked(&self.members[index].place, &other.address, cut);
+            Wire::set_blocked(&self.members[index].place, &other.address, cut);
         }
     }
 

@@ -152,8 +152,7 @@ impl Wire {
     }
 
     /// Lets a machine hear nothing from an address and say nothing to it (`true`), or as before.
-    #[expect(clippy::unused_self, reason = "what happens on the wire is the wire's")]
-    pub fn set_blocked(&self, place: &impl Inside, address: &str, blocked: bool) {
+    pub(super) fn set_blocked(place: &impl Inside, address: &str, blocked: bool) {
         let length = if address.contains(':') { 128 } else { 32 };
         let verb = if blocked { "add" } else { "delete" };
         place.run(["ip", "route", verb, "blackhole", &format!("{address}/{length}")]);
