@@ -181,7 +181,7 @@ fn a_clone_is_refused_and_told_where_the_other_is() {
     let before = (record(&lab, 1)["instance"].clone(), blocks(&lab, 1));
     copy_disk(&lab, 1, 2);
     clone.node.set_machine_id(
-        &std::fs::read_to_string(original.node.path("/etc/machine-id")).expect("an id").trim(),
+        std::fs::read_to_string(original.node.path("/etc/machine-id")).expect("an id").trim(),
     );
     let mut conf = lab.conf(2, &network);
     conf.node = original.name().to_owned();
