@@ -12,6 +12,7 @@ mod suggest;
 mod tests;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use weft_cni::ip::{IfAddr, Subnet};
@@ -127,6 +128,8 @@ pub struct Conf {
     pub underlay: UnderlayConf,
     /// What to do about a firewall of somebody else's that drops forwarded packets.
     pub foreign_forward: ForeignForward,
+    /// Where monitoring asks.
+    pub metrics: Option<SocketAddr>,
     /// Whether a node that boots while the store is away gives addresses from what it knew before.
     pub offline_boot: bool,
     /// Identity, key and cached snapshot live here.

@@ -9,6 +9,7 @@ pub mod conflist;
 pub mod files;
 pub mod install;
 mod ipam_show;
+pub mod metrics;
 pub mod notify;
 pub mod rights;
 pub mod run;

@@ -44,7 +44,11 @@ async fn serve(conf: Arc<Conf>, places: Places, init: bool) -> Result<Verdict, F
     let store = crate::store_of::open(&conf).map_err(Failure::refused)?;
     let started = start::start(&conf, &places, init)?;
     tracing::info!(node = %conf.node, version = env!("CARGO_PKG_VERSION"), "weftd runs");
-    daemon::Daemon::new(conf, places, notifier, store, started)?.run().await
+    let mut daemon = daemon::Daemon::new(conf.clone(), places, notifier, store, started)?;
+    if let Some(addr) = conf.metrics {
+        daemon.serve_metrics(crate::metrics::listen(addr).await.map_err(Failure::could_not_tell)?);
+    }
+    daemon.run().await
 }
 
 /// One line for each change that an operator sees; `WEFT_LOG=debug` or `trace` for more.

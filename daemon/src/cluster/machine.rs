@@ -1,16 +1,18 @@
 //! The machine of one node. It holds what is known and decides what to do next; its parts, by what they are about:
-//! `watch` (what the store reports), `lane` (what it is asked, one thing at a time), `own` (this node's record),
-//! `recover` (a rewritten store), `claim` (blocks), `local` (the plugin's folders), `publish` (what others hear).
+//! `watch` (what the store reports), `lane` (what it is asked, one thing at a time), `own` and `join` (this node's
+//! record), `recover` (a rewritten store), `claim`, `returns` and `needs` (blocks), `local` (the plugin's folders),
+//! `publish` (what others hear).
 
 mod claim;
+mod join;
 mod lane;
 mod local;
+mod needs;
 mod own;
 mod publish;
 mod recover;
+mod returns;
 mod status;
-#[cfg(test)]
-mod tests;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -95,5 +95,5 @@ pub const KEYS: &[Key] = &[
     key("wireguard.port", Kind::Number, "Not built in this version"),
     key("cni.conf_dir", Kind::Text, "Where the conflist goes [default: /etc/cni/net.d]"),
     key("cni.bin_dir", Kind::Text, "Where the plugins go [default: /opt/cni/bin]"),
-    key("metrics.listen", Kind::Text, "Not built in this version"),
+    key("metrics.listen", Kind::Text, "Address and port for /metrics, /healthz and /readyz [default: none]"),
 ];

@@ -102,6 +102,7 @@ impl Reader<'_> {
             data_dir: self.path("data_dir", DATA_DIR),
             sysctl_root: self.path("sysctl_root", SYSCTL_ROOT),
             foreign_forward: self.foreign_forward(),
+            metrics: self.parsed("metrics.listen", "an address with a port, as in 127.0.0.1:9469"),
             offline_boot: self.boolean("offline_boot").unwrap_or(true),
             underlay: UnderlayConf {
                 interface: self.text("interface"),
@@ -191,12 +192,6 @@ impl Reader<'_> {
                 self.complain(path, "WireGuard is not built in this version");
             }
         }
-        if self.layers.get("metrics.listen").is_some() {
-            self.complain(
-                "metrics.listen",
-                "metrics are not built in this version; `weftd status -o json` has the figures",
-            );
-        }
     }
 
     fn complain(&mut self, path: &str, problem: impl Into<String>) {
@@ -216,6 +211,15 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn parsed<T: FromStr>(&mut self, path: &str, what: &str) -> Option<T> {
+        let text = self.text(path)?;
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            self.complain(path, format!("{text:?} is not {what}"));
+        }
+        parsed
     }
 
     fn list(&mut self, path: &str) -> Option<Vec<String>> {

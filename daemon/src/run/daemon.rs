@@ -127,6 +127,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Lets monitoring ask.
+    pub fn serve_metrics(&mut self, listener: tokio::net::TcpListener) {
+        self.tasks.spawn(crate::metrics::serve(listener, self.asked.0.clone()));
+    }
+
     /// Runs until told to stop, or until there is a reason to end.
     ///
     /// # Errors

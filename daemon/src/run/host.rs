@@ -67,6 +67,16 @@ fn concerns_addresses(event: &Event<'_>) -> bool {
     }
 }
 
+fn is_lost_pod_route(event: &Event<'_>) -> bool {
+    let Some((routes, false)) = route::parse_event(event.kind, event.body) else { return false };
+    let single = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
+    routes.iter().any(|route| {
+        route.protocol == route::PROTOCOL
+            && !route.unreachable
+            && route.destination.1 == single(route.destination.0)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,12 +89,4 @@ mod tests {
         assert!(!matters(RTM_NEWROUTE, &[2, 26]) && !matters(RTM_NEWROUTE, &[]));
         assert!(!matters(16, &[0, 0]), "a pod's link comes and goes");
     }
-}
-
-fn is_lost_pod_route(event: &Event<'_>) -> bool {
-    let Some((routes, false)) = route::parse_event(event.kind, event.body) else { return false };
-    let single = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
-    routes.iter().any(|route| {
-        route.protocol == route::PROTOCOL && !route.unreachable && route.destination.1 == single(route.destination.0)
-    })
 }

@@ -342,6 +342,13 @@ impl World {
             self.daemon_starts(index);
         }
         self.rest(400);
+        if self.store.list("config").items.is_empty() {
+            // A restore lost it; nodes say so, and a person makes it again.
+            let network = weftd::cluster::create(&self.asked).expect("a configuration");
+            let value = serde_json::to_vec(&network).expect("plain data");
+            let key = "config".to_owned();
+            self.store.write(vec![weftd::store::Write::Put { key, value, lease: None }], self.now);
+        }
         for index in 0..self.nodes.len() {
             let rewritten = self.nodes[index].findings.keys().any(|(code, _)| *code == Code::HistoryRewritten);
             if rewritten {

@@ -38,6 +38,37 @@ fn both_give(world: &World, block: &Subnet, one: usize, other: usize) {
     }
 }
 
+/// A claim that the store has committed.
+pub fn remember_claims(world: &mut World, txn: &Txn) {
+    for write in &txn.writes {
+        let Write::Put { key, value, .. } = write else { continue };
+        let Some(record) = key.strip_prefix("b/").and_then(|_| BlockRecord::parse(key, value).ok()) else { continue };
+        if record.state == BlockState::Held {
+            world.claimed.insert((record.owner, block_of(key)));
+        }
+    }
+}
+
+/// A grant comes after its claim was committed.
+pub fn grants_only_what_was_claimed(world: &mut World, index: usize) {
+    let Some(block) = world.nodes[index].just_granted.take() else { return };
+    let name = world.nodes[index].name.clone();
+    if !world.claimed.contains(&(name.clone(), block)) {
+        world.fail(&format!("{name} grants {block}, and never had a claim committed"));
+    }
+}
+
+/// A block's record goes only when no address of it can be given any more.
+pub fn releases_only_what_is_withdrawn(world: &World, index: usize, txn: &Txn) {
+    let node = &world.nodes[index];
+    for write in &txn.writes {
+        let Write::Delete { key } = write else { continue };
+        if key.starts_with("b/") && node.folders.contains_key(&block_of(key)) {
+            world.fail(&format!("{} releases {} and still has its folder", node.name, block_of(key)));
+        }
+    }
+}
+
 /// A claim of a block that the claimer knows as another's is never made.
 pub fn claims_nothing_known_as_anothers(world: &World, index: usize, txn: &Txn) {
     let node = &world.nodes[index];

@@ -69,6 +69,7 @@ pub struct Node {
     pub counted: BTreeMap<&'static str, u64>,
     /// The kind of the last output.
     pub did: Option<&'static str>,
+    pub just_granted: Option<Subnet>,
     pub init: bool,
     pub offline_boot: bool,
 }
@@ -101,6 +102,7 @@ impl Node {
             next_need: 1,
             counted: BTreeMap::new(),
             did: None,
+            just_granted: None,
             init: true,
             offline_boot: true,
         }
@@ -221,6 +223,7 @@ impl Node {
                 ("snapshot", None)
             }
             Output::Grant(block) => {
+                self.just_granted = Some(block);
                 let new = || Folder {
                     granted: true,
                     taken: BTreeMap::new(),

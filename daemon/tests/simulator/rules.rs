@@ -97,11 +97,7 @@ fn an_unknown_outcome_is_read_back_and_leaves_no_orphan() {
             let claim = matches!(world.nodes[0].requests.front(), Some(request) if matches!(&request.op, Op::Txn(txn)
                 if txn.writes.iter().any(|write| write.key().starts_with("b/"))));
             if claim {
-                let client = world.nodes[0].client;
-                let request = world.nodes[0].requests.pop_front().unwrap();
-                world.store.faults(client).next_txn = Some(fault);
-                let result = world.store.call(client, request.op, world.now);
-                world.nodes[0].reply(weftd::store::StoreReply { id: request.id, result });
+                world.serve_with(0, Some(fault));
                 break;
             }
             world.serve(0);
@@ -423,7 +419,7 @@ fn a_block_lost_by_a_restore_and_claimed_by_a_newcomer_stops_on_both_and_the_ear
     world.add_node("w");
     world.settle(20);
     let backup = world.store.backup();
-    world.add_node("a");
+    world.add_node("z");
     world.settle(20);
     let block = granted(&world, 1)[0];
     world.nodes[1].add_pod_v4(1);
@@ -437,9 +433,9 @@ fn a_block_lost_by_a_restore_and_claimed_by_a_newcomer_stops_on_both_and_the_ear
     partition(&mut world, 1, false);
     world.settle(10);
     assert!(granted(&world, 1).is_empty() && granted(&world, 2).is_empty(), "both stop");
-    assert!(found(&world, 1, Code::DoublyOwned).unwrap().contains("a and n both hold"));
-    assert!(found(&world, 2, Code::LostBlock).unwrap().contains("a holds"));
-    assert_eq!(world.nodes[2].routes.get(&block).map(|name| &**name), Some("a"), "the earlier claim keeps the route");
+    assert!(found(&world, 1, Code::DoublyOwned).unwrap().contains("z and n both hold"));
+    assert!(found(&world, 2, Code::LostBlock).unwrap().contains("z holds"));
+    assert_eq!(world.nodes[2].routes.get(&block).map(|name| &**name), Some("z"), "the earlier claim keeps the route");
     world.nodes[2].remove_pod(2, world.now);
     world.settle(10);
     assert_eq!(granted(&world, 1), [block], "the other has let go");
@@ -544,4 +540,33 @@ fn blocks_left_over_from_a_record_deleted_by_hand_come_back_when_they_are_needed
     assert_eq!(served(&world), 1);
     world.settle(800);
     assert_eq!(served(&world), 2);
+}
+
+#[test]
+fn a_block_that_a_pod_takes_at_the_last_moment_stays() {
+    let mut world = cluster(&["a", "b"]);
+    for pod in 0..20 {
+        while !world.nodes[0].add_pod(pod, world.now) {
+            world.drain();
+        }
+    }
+    world.settle(5);
+    let before = granted(&world, 0);
+    for pod in 0..20 {
+        world.nodes[0].remove_pod(pod, world.now);
+    }
+    world.settle(119);
+    assert_eq!(granted(&world, 0), before);
+    world.observe(0);
+    world.advance(Duration::from_secs(5));
+    for (index, folder) in world.nodes[0].folders.values_mut().enumerate() {
+        folder.taken.insert(0, 100 + index as u64);
+    }
+    while world.perform(0) {
+        world.serve(0);
+        world.hear(0);
+    }
+    world.settle(10);
+    assert!(before.iter().all(|block| granted(&world, 0).contains(block)));
+    liveness(&world);
 }

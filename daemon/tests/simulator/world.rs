@@ -36,6 +36,8 @@ pub struct World {
     pub quiet_since: Option<Duration>,
     /// Blocks that two may have for a while, and why that cannot be prevented.
     pub excused: BTreeMap<Subnet, &'static str>,
+    /// Every block that was ever claimed under a name.
+    pub claimed: std::collections::BTreeSet<(Arc<str>, Subnet)>,
     /// Last steps, for whoever reads a failure.
     pub log: Vec<String>,
     pub asked: Asked,
@@ -72,6 +74,7 @@ impl World {
             steps: 0,
             quiet_since: None,
             excused: BTreeMap::new(),
+            claimed: std::collections::BTreeSet::new(),
             log: Vec::new(),
             asked,
             deleted: std::collections::BTreeSet::new(),
@@ -130,6 +133,7 @@ impl World {
             let name = self.nodes[index].name.clone();
             self.say(|| format!("    {name}: {kind}"));
         }
+        super::checks::grants_only_what_was_claimed(self, index);
         if self.nodes[index].exited.is_some() && self.nodes[index].daemon.is_none() {
             self.store.crash(self.nodes[index].client);
         }
@@ -138,18 +142,23 @@ impl World {
 
     /// The store does one request of the node. False: there was none.
     pub fn serve(&mut self, index: usize) -> bool {
-        let Some(request) = self.nodes[index].requests.pop_front() else { return false };
-        if self.loud {
-            let line = format!("    {} asks {:.300}", self.nodes[index].name, format!("{:?}", short(&request.op)));
-            self.say(|| line);
-        }
-        let client = self.nodes[index].client;
         let fault = match self.random.below(100) {
             n if n < self.weather.unknown / 2 => Some(TxnFault::Lost),
             n if n < self.weather.unknown => Some(TxnFault::AnswerLost),
             n if n < self.weather.unknown + self.weather.unavailable => Some(TxnFault::NotSent),
             _ => None,
         };
+        self.serve_with(index, fault)
+    }
+
+    /// As [`World::serve`], with this fault.
+    pub fn serve_with(&mut self, index: usize, fault: Option<TxnFault>) -> bool {
+        let Some(request) = self.nodes[index].requests.pop_front() else { return false };
+        if self.loud {
+            let line = format!("    {} asks {:.300}", self.nodes[index].name, format!("{:?}", short(&request.op)));
+            self.say(|| line);
+        }
+        let client = self.nodes[index].client;
         let stale = self.random.chance(self.weather.stale);
         let back = i64::try_from(self.random.below(4)).unwrap_or(0);
         let stale_at = stale.then(|| (self.store.revision() - back).max(1));
@@ -162,6 +171,8 @@ impl World {
             || fault == Some(TxnFault::AnswerLost);
         if let (Op::Txn(txn), true) = (&request.op, applied) {
             super::checks::claims_nothing_known_as_anothers(self, index, txn);
+            super::checks::releases_only_what_is_withdrawn(self, index, txn);
+            super::checks::remember_claims(self, txn);
             let keys: Vec<String> = txn.writes.iter().map(|write| write.key().to_owned()).collect();
             let name = self.nodes[index].name.clone();
             let revision = self.store.revision();

@@ -228,3 +228,60 @@ fn a_partial_wipe_leaves_reservations_and_a_whole_one_takes_them_with_the_grant(
     let state = open(root.path(), &mut NoKernel);
     assert!(state.granted().unwrap().is_empty() && state.reserved().unwrap().is_empty());
 }
+
+/// What is counted of the only block: pods, free, resting.
+fn counted(state: &State, cooldown: u64) -> (u64, u64, u64) {
+    let usage = state.block_usage(cooldown).unwrap();
+    assert_eq!(usage.len(), 1, "{usage:?}");
+    (usage[0].used, usage[0].free, usage[0].resting)
+}
+
+#[test]
+fn a_block_is_counted_without_the_nodes_own_address_and_with_what_rests() {
+    let root = tempfile::tempdir().unwrap();
+    let state = open(root.path(), &mut NoKernel);
+    let eight = block("10.9.0.0/29");
+    state.grant_with(&eight, &[Reservation::node_address(&eight)], soon()).unwrap();
+    assert_eq!(counted(&state, 120), (0, 7, 0));
+    assert_eq!(state.block_usage(120).unwrap()[0].last_release, None);
+    let attachment = begin(&state, "pod");
+    let mut held = record();
+    add(&attachment, &mut held, &[], &WithoutDaemon).unwrap();
+    assert_eq!(counted(&state, 120), (1, 6, 0));
+    attachment.release_all(Some(&held)).unwrap();
+    assert_eq!(counted(&state, 120), (0, 6, 1));
+    assert_eq!(counted(&state, 0), (0, 7, 0), "without a cool-down nothing rests");
+    assert!(state.block_usage(120).unwrap()[0].last_release.is_some());
+    attachment.end().unwrap();
+}
+
+#[test]
+fn a_block_that_is_set_aside_keeps_its_pods_gives_no_more_and_can_be_given_again_or_withdrawn() {
+    let root = tempfile::tempdir().unwrap();
+    let state = open(root.path(), &mut NoKernel);
+    let (four, name) = (block("10.9.0.0/30"), "10.9.0.0-30");
+    state.grant(&four, soon()).unwrap();
+    let (first, mut held) = (begin(&state, "first"), record());
+    let given = add(&first, &mut held, &[], &WithoutDaemon).unwrap();
+    state.quarantine(&four).unwrap();
+    state.quarantine(&four).unwrap();
+    assert!(!state.block_usage(0).unwrap()[0].giving);
+    assert_eq!(state.granted().unwrap(), [four], "its folder is there: pods have addresses of it");
+    let (second, mut none) = (begin(&state, "second"), record());
+    let refused = add(&second, &mut none, &[], &WithoutDaemon).unwrap_err();
+    assert_eq!(refused.code, code::TRY_AGAIN);
+    assert!(!state.withdraw(&four).unwrap(), "an address of it is in use");
+
+    state.grant(&four, soon()).unwrap();
+    assert!(state.block_usage(0).unwrap()[0].giving);
+    let again = add(&second, &mut none, &[], &WithoutDaemon).unwrap();
+    assert_ne!(again, given);
+    for (attachment, held) in [(first, held), (second, none)] {
+        attachment.release_all(Some(&held)).unwrap();
+        attachment.end().unwrap();
+    }
+    state.quarantine(&four).unwrap();
+    assert!(state.withdraw(&four).unwrap());
+    assert!(!state.at("block").join(format!(".quarantine-{name}")).exists(), "nothing of it stays");
+    assert_eq!(state.block_usage(0).unwrap(), []);
+}

@@ -1,6 +1,6 @@
 //! Blocks: how many this node should have, which it claims, which it gives back. IPv4 and IPv6 together, or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use weft_cni::ip::Subnet;
@@ -11,7 +11,7 @@ use crate::cluster::blocks::{self, parse_block_key};
 use crate::cluster::finding::Code;
 use crate::cluster::memory::seconds;
 use crate::cluster::record::{BlockRecord, BlockState, FORMAT, HeldBlock, NodeRecord};
-use crate::cluster::{COOLDOWN, Network, block_key, claim_order, host_seed};
+use crate::cluster::{Network, block_key, claim_order, host_seed};
 use crate::store::{CONFIG, Compare, Expect, KeyValue, Op, Txn, TxnOutcome, Write};
 
 /// How long a block is not tried again that was somebody's when it was tried.
@@ -65,7 +65,7 @@ pub(super) struct Claims {
     /// There was nothing to claim; tried again then.
     pub full_until: Option<Duration>,
     /// Blocks on their way back.
-    returning: Vec<Subnet>,
+    pub returning: Vec<Subnet>,
 }
 
 impl Claims {
@@ -100,19 +100,19 @@ impl Claims {
 
 /// What this node has of one family.
 #[derive(Clone, Copy, Debug, Default)]
-struct Stock {
+pub(super) struct Stock {
     /// Blocks that give addresses.
-    giving: u64,
+    pub giving: u64,
     /// Those of them that pods use, or that rest from use.
-    busy: u64,
+    pub busy: u64,
     /// Whether one of them has a free address.
-    free: bool,
+    pub free: bool,
     /// Whether one of them is about to be granted.
-    coming: bool,
+    pub coming: bool,
 }
 
 impl Machine {
-    fn stock(&self, ipv4: bool) -> Stock {
+    pub(super) fn stock(&self, ipv4: bool) -> Stock {
         let mut stock = Stock::default();
         for block in self.own_blocks().iter().filter(|block| block.is_ipv4() == ipv4 && self.gives(block)) {
             let used = self.local.usage(block);
@@ -126,7 +126,7 @@ impl Machine {
     }
 
     /// How many blocks of each family are left over when this node has taken `more`, in percent of all.
-    fn left(network: &Network, held: u64, ipv4: bool, more: u64) -> u64 {
+    pub(super) fn left(network: &Network, held: u64, ipv4: bool, more: u64) -> u64 {
         let total = blocks::total(network, ipv4);
         let free = total.saturating_sub(held.saturating_add(more));
         free.saturating_mul(100).checked_div(total).unwrap_or(0)
@@ -392,131 +392,6 @@ impl Machine {
                 self.find(Code::ClusterFilling, "", sentence, "Add a network with `weftd config set`");
             }
             None => self.clear(Code::ClusterFilling, ""),
-        }
-    }
-
-    /// Chooses what to give back: more than one spare, empty, and at rest for long enough. Never the first block.
-    pub(super) fn plan_return(&mut self) {
-        let Some(network) = self.network.clone() else { return };
-        let may = self.phase == Phase::Member
-            && self.complete
-            && !self.verify
-            && self.rewritten.is_none()
-            && self.claims.returning.is_empty()
-            && self.needs.is_empty();
-        if !may {
-            return;
-        }
-        let stocks: Vec<(bool, Stock)> = network.families().map(|ipv4| (ipv4, self.stock(ipv4))).collect();
-        let busy = stocks.iter().map(|(_, stock)| stock.busy.max(1)).max().unwrap_or(1);
-        let scarce = stocks.iter().any(|(ipv4, _)| Self::left(&network, self.peers.held(*ipv4), *ipv4, 0) < 5);
-        let keep = busy + u64::from(!scarce);
-        let surplus = stocks.iter().filter(|(_, stock)| stock.giving > keep);
-        let chosen: Option<Vec<Subnet>> = surplus.map(|(ipv4, _)| self.idle_block(*ipv4)).collect();
-        self.claims.returning = chosen.unwrap_or_default();
-    }
-
-    /// The youngest block of a family that has been empty for longer than its addresses rest.
-    fn idle_block(&self, ipv4: bool) -> Option<Subnet> {
-        let own: Vec<Subnet> = self.own_blocks().into_iter().filter(|block| block.is_ipv4() == ipv4).collect();
-        let idle = |block: &&Subnet| {
-            let used = self.local.usage(block);
-            let rested = used.and_then(|used| used.empty_since.filter(|_| used.used == 0));
-            self.gives(block)
-                && self.local.is_granted(block)
-                && rested.is_some_and(|since| self.now.boot >= since + COOLDOWN)
-        };
-        own.iter().skip(1).rev().find(idle).copied()
-    }
-
-    /// A withdrawal met an address in use: what was on its way back stays.
-    pub(super) fn forget_return(&mut self) {
-        self.claims.returning.clear();
-    }
-
-    /// What the own record does not list any more is back.
-    pub(super) fn returned(&mut self, before: &[Subnet], after: &[Subnet]) {
-        if before != after {
-            self.claims.returning.retain(|block| after.contains(block));
-        }
-    }
-
-    /// Blocks to take out of the own record: withdrawn to be given back, or lost to another and empty.
-    pub(super) fn to_release(&self) -> Vec<Subnet> {
-        let returning = &self.claims.returning;
-        let gone = |block: &Subnet| self.local.is_gone(block);
-        let mut released: BTreeSet<Subnet> = BTreeSet::new();
-        if !returning.is_empty() && returning.iter().all(gone) {
-            released.extend(returning);
-        }
-        released.extend(self.own_blocks().into_iter().filter(|block| self.is_lost(block) && gone(block)));
-        released.into_iter().collect()
-    }
-
-    pub(super) fn release(
-        &self,
-        blocks: &[Subnet],
-        items: &[(String, Option<KeyValue>)],
-    ) -> Option<(Task, Op)> {
-        // It may have been granted again while the store was read.
-        if self.to_release() != blocks {
-            return None;
-        }
-        let mut record = self.announced(self.own.as_ref().map(|own| &own.record));
-        record.blocks.retain(|held| !blocks.contains(&held.cidr));
-        let mut write = Txn::default();
-        self.put_own(&mut write, &record);
-        for block in blocks {
-            self.free(&mut write, &block_key(block), items);
-        }
-        Some((Task::Write(Box::new(record)), txn(write)))
-    }
-
-    /// Answers those who wait for a block, as far as there is an answer.
-    pub(super) fn answer_needs(&mut self) {
-        if self.needs.is_empty() {
-            return;
-        }
-        let families: Vec<bool> = self.network.iter().flat_map(|network| network.families().collect::<Vec<_>>()).collect();
-        if !families.is_empty() && families.iter().all(|ipv4| self.stock(*ipv4).free) {
-            for id in std::mem::take(&mut self.needs) {
-                self.out.push_back(crate::cluster::Output::NeedAnswer { id, result: Ok(()) });
-            }
-            return;
-        }
-        if let Some(reason) = self.hopeless() {
-            self.refuse_needs(&reason);
-        }
-    }
-
-    /// Why no block can come soon, if so.
-    fn hopeless(&self) -> Option<String> {
-        let said = |code: Code| self.findings.get(&(code, String::new())).map(|finding| finding.sentence.clone());
-        let reason = match &self.phase {
-            Phase::Removed => said(Code::Removed),
-            Phase::Superseded | Phase::Waiting { .. } => said(Code::Clone),
-            Phase::Starting | Phase::Member => None,
-        };
-        let reason = reason.or_else(|| match &self.link {
-            super::Link::Down { reason } => Some(format!("the store cannot be reached: {reason}")),
-            super::Link::Up => None,
-        });
-        let full = self.claims.full_until.is_some_and(|until| self.now.boot < until);
-        reason
-            .or_else(|| said(Code::StoreRefuses))
-            .or_else(|| said(Code::StoreFull))
-            .or_else(|| full.then(|| said(Code::ClusterFull)).flatten())
-            .or_else(|| {
-                let left = self.pause_left()?.as_secs();
-                Some(format!("the store was restored from a backup; blocks can be claimed again in {left} s"))
-            })
-    }
-
-    pub(super) fn refuse_needs(&mut self, details: &str) {
-        for id in std::mem::take(&mut self.needs) {
-            let sentence = format!("no address is free on node {} and no further block can be had", self.facts.node);
-            let refusal = crate::cluster::Refusal { sentence, details: details.to_owned() };
-            self.out.push_back(crate::cluster::Output::NeedAnswer { id, result: Err(refusal) });
         }
     }
 }

@@ -99,6 +99,7 @@ impl Machine {
     }
 
     fn happened(&mut self, revision: i64, events: Vec<WatchEvent>) {
+        let news = revision > self.revision;
         for event in events {
             match event {
                 WatchEvent::Put(item) if item.key == CONFIG => self.config_is(Some(item)),
@@ -116,7 +117,8 @@ impl Machine {
             self.resumed = None;
             self.completed();
         }
-        if self.phase == Phase::Member && !self.verify {
+        // A sign of life says nothing about what was missed; only what is new proves that the watch goes on.
+        if news && self.phase == Phase::Member && !self.verify {
             self.contact = Some(Moment::new(&self.facts.stamp, self.now));
         }
     }
