@@ -114,6 +114,30 @@ fn a_memory_that_was_wiped_under_running_pods_is_recovered() {
     lab.assert_nothing_given_twice();
 }
 
+/// The same machine under another name, while its pods still run: a new node would give their addresses away.
+#[test]
+fn another_name_is_refused_while_pods_run() {
+    if !require_cluster() {
+        return;
+    }
+    let lab = started("renamed", &Network::default());
+    let pods = lab.pod_on_each("p");
+    let node = &lab.nodes[2];
+    let network = Network::default();
+    let mut conf = lab.conf(2, &network);
+    conf.node = "renamed".to_owned();
+    node.weftd().stop();
+    node.weftd().configure(&conf);
+    let (status, said) = node.weftd().run_to_its_end(&[]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("another identity") && said.contains("not of renamed"), "{said}");
+    lab.assert_all_reach_all(&pods);
+    pods[2].stop();
+    node.weftd().configure(&lab.conf(2, &network));
+    node.weftd().start(&[]);
+    lab.wait_ready();
+}
+
 /// C8b: a disk image with `/var/lib/weft` in it, started as a machine and a node of its own.
 #[test]
 fn an_image_with_anothers_identity_becomes_a_node_of_its_own() {
@@ -157,7 +181,7 @@ fn a_clone_is_refused_and_told_where_the_other_is() {
     let before = (record(&lab, 1)["instance"].clone(), blocks(&lab, 1));
     copy_disk(&lab, 1, 2);
     clone.node.set_machine_id(
-        &std::fs::read_to_string(original.node.path("/etc/machine-id")).expect("an id").trim(),
+        std::fs::read_to_string(original.node.path("/etc/machine-id")).expect("an id").trim(),
     );
     let mut conf = lab.conf(2, &network);
     conf.node = original.name().to_owned();
@@ -165,6 +189,7 @@ fn a_clone_is_refused_and_told_where_the_other_is() {
     let status = weftd.wait_end();
     let log = weftd.log();
     assert_eq!(status.code(), Some(1), "{log}");
+    eprintln!("{}", log.lines().last().unwrap_or_default());
     assert!(log.contains("192.168.1.2"), "the refusal names where the other one is:\n{log}");
     assert_eq!((record(&lab, 1)["instance"].clone(), blocks(&lab, 1)), before);
     assert!(original.weftd().is_running());
