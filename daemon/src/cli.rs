@@ -26,7 +26,7 @@ struct Cli {
 enum Verb {
     /// Run the daemon
     Run {
-        /// Create the cluster's configuration from [network] if there is none
+        /// Create the cluster's configuration from the file's section network if there is none
         #[arg(long)]
         init: bool,
         #[command(flatten)]
@@ -76,7 +76,7 @@ enum Verb {
 
 #[derive(Debug, Subcommand)]
 enum ConfigVerb {
-    /// Create it in the store from [network] and [vxlan]; refused if there is one
+    /// Create it in the store from the file's sections network and vxlan; refused if there is one
     Init {
         #[command(flatten)]
         conf: ConfArgs,
@@ -90,7 +90,7 @@ enum ConfigVerb {
     },
     /// Change it, as in `cidrs=10.244.0.0/16,10.9.0.0/16 masquerade=false`
     Set {
-        /// Keys of [network] and [vxlan] with their new values
+        /// Keys of the sections network and vxlan with their new values
         #[arg(required = true, value_name = "KEY=VALUE")]
         changes: Vec<String>,
         #[command(flatten)]

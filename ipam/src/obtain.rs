@@ -19,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// `check` may refuse the pools before anything is taken.
 ///
 /// # Errors
-/// As [`crate::take`]; code 11 naming what to do when the daemon gives no answer, its own error when it refuses.
+/// As [`crate::take()`]; code 11 naming what to do when the daemon gives no answer, its own error when it refuses.
 pub fn obtain(
     attachment: &Attachment<'_>,
     record: &mut Record,

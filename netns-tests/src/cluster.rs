@@ -57,7 +57,7 @@ pub fn long_or<T>(long_one: T, short: T) -> T {
     if long() { long_one } else { short }
 }
 
-/// [`require`], and an etcd and a `weftd` are there.
+/// [`require()`], and an etcd and a `weftd` are there.
 pub fn require_cluster() -> bool {
     require() && require::granted(require::installed("etcd").and_then(|()| weftd_program().map(drop)))
 }

@@ -1,6 +1,7 @@
 //! Point 1: a real etcd, three nodes, every backend, family and underlay: all pods reach all pods under their own
 //! addresses, TCP arrives intact, and the largest packet is exactly as large as it should be.
 
+use std::io::Write;
 use std::net::IpAddr;
 
 use netns_tests::cluster::{
@@ -21,7 +22,8 @@ fn pods_of(lab: &ClusterLab) -> Vec<ClusterPod> {
 
 /// Everything that holds of a cluster that works.
 fn assert_works(what: &str, lab: &ClusterLab, network: &Network, path_mtu: u32) {
-    eprintln!("{what}");
+    // nextest shows it when the test fails: one test has several of these.
+    let _shown = writeln!(std::io::stderr(), "{what}");
     lab.start_all(network);
     let pods = pods_of(lab);
     lab.assert_all_reach_all(&pods);

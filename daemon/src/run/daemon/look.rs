@@ -31,7 +31,7 @@ impl Daemon {
         });
     }
 
-    /// A node without [network] obeys, also where its own network is hidden by that: then it says so.
+    /// A node without `[network]` obeys, also where its own network is hidden by that: then it says so.
     pub(super) fn look_for_overlaps(&mut self, wanted: &Wanted) {
         let clashes = load::host_networks().map(|networks| overlaps(&wanted.cidrs, &networks));
         let outcome = match clashes {
