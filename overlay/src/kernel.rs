@@ -76,6 +76,11 @@ impl Kernel {
         [self.events.as_fd(), self.commits.as_fd()]
     }
 
+    /// How many requests the kernel was sent so far.
+    pub fn requests(&self) -> u64 {
+        u64::from(self.route.requests()) + u64::from(self.rules.requests())
+    }
+
     /// Reads what the kernel has.
     ///
     /// # Errors

@@ -156,6 +156,7 @@ impl Reconciler {
             failures: self.failures.values().cloned().collect(),
             findings,
             healed: self.healed,
+            requests: self.kernel.requests(),
             underlay: report::underlay(&self.underlay),
             pod_mtu: self.desired.pod_mtu,
             may_remove,

@@ -1,0 +1,136 @@
+//! One real daemon in clusters of growing size: its start, its restart, and one event.
+
+use std::time::Instant;
+
+use netns_tests::cluster::ClusterLab;
+
+use crate::kernel::{self, Ear};
+use crate::meter::{self, Requests, float, median};
+use crate::options::Effort;
+use crate::report::{Goal, Table};
+use crate::world::{BLOCKS, Backend, Machine, World, block};
+use crate::{Outcome, millis, say};
+
+/// What a `weftd` of 5,000 peers may take (issue 3, point 7).
+const MEMORY_MB: f64 = 60.0;
+const SYNC_MS: f64 = 2000.0;
+/// Events whose processor time is read together: less than that the accounts of the kernel do not tell well.
+const BATCH: usize = 10;
+
+pub fn measure(lab: &ClusterLab, effort: &Effort) -> Outcome<Vec<Table>> {
+    let mut tables = Vec::new();
+    for backend in [Backend::Vxlan, Backend::Routes] {
+        let columns = effort.sizes.iter().map(|nodes| format!("{nodes} nodes")).collect();
+        let title = format!("one weftd, backend {}, {BLOCKS} blocks a node, growing cluster", backend.name());
+        let mut table = Table::new(&format!("growth-{}", backend.name()), &title, columns);
+        for (column, nodes) in effort.sizes.iter().enumerate() {
+            say(&format!("{} with {nodes} nodes", backend.name()));
+            let world = World::write(&lab.etcd, backend, *nodes);
+            let host = 30 + column + if backend == Backend::Routes { 100 } else { 0 };
+            let machine = world.machine(lab, &format!("{}{nodes}", &backend.name()[..1]), host);
+            let put = |label: &str, unit, value, goal| table.put(column, label, unit, value, goal);
+            Run { lab, world: &world, machine: &machine, put }.all(effort)?;
+            machine.weftd.kill();
+        }
+        tables.push(table);
+    }
+    Ok(tables)
+}
+
+struct Run<'a, P> {
+    lab: &'a ClusterLab,
+    world: &'a World,
+    machine: &'a Machine,
+    put: P,
+}
+
+impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
+    fn all(&mut self, effort: &Effort) -> Outcome<()> {
+        self.start()?;
+        self.events(effort.events)?;
+        self.restart()
+    }
+
+    fn start(&mut self) -> Outcome<()> {
+        let (machine, etcd) = (self.machine, &self.lab.etcd);
+        let (requests, bytes) = (Requests::now(etcd), meter::received(&machine.node));
+        let started = Instant::now();
+        machine.weftd.start(&[]);
+        let took = machine.wait_for(self.world.nodes, self.world.objects(), started)?;
+        let cpu = meter::cpu(machine.pid());
+        let found = kernel::count(&machine.node)?;
+        if found != self.world.objects() {
+            return Err(format!("weftd is in sync with {found} objects instead of {}", self.world.objects()).into());
+        }
+        machine.wait_ready()?;
+        let requests = Requests::now(etcd).since(&requests);
+        let words: Vec<String> = requests.iter().map(|(method, count)| format!("{count} {method}")).collect();
+        say(&format!("  requests at start: {}", words.join(", ")));
+        (self.put)("start to all routes in the kernel", "ms", millis(took), Goal::AtMost(SYNC_MS));
+        (self.put)("  processor time of it", "ms", millis(cpu), Goal::None);
+        (self.put)("  memory at its highest (VmHWM)", "MB", meter::memory(machine.pid(), "VmHWM"), Goal::AtMost(MEMORY_MB));
+        (self.put)("  memory then (VmRSS)", "MB", meter::memory(machine.pid(), "VmRSS"), Goal::AtMost(MEMORY_MB));
+        (self.put)("  requests to etcd", "", meter::total(&requests), Goal::None);
+        let bytes = meter::received(&machine.node) - bytes;
+        (self.put)("  bytes received", "kB", float(bytes) / 1e3, Goal::None);
+        Ok(())
+    }
+
+    /// A node gives a block back, or claims it again.
+    fn events(&mut self, events: usize) -> Outcome<()> {
+        let (machine, etcd) = (self.machine, &self.lab.etcd);
+        let mut ears = [Ear::new(&machine.node)?];
+        let requests = || machine.status().and_then(|status| status["data_plane"]["requests"].as_u64()).unwrap_or(0);
+        let (mut took, mut cpu, mut changes) = (Vec::new(), Vec::new(), 0);
+        let (first, bytes) = (requests(), meter::received(&machine.node));
+        let numbers: Vec<usize> = (0..events).collect();
+        for batch in numbers.chunks(BATCH) {
+            let before = meter::cpu(machine.pid());
+            for number in batch {
+                let (node, round) = (number % self.world.nodes, number / self.world.nodes);
+                let blocks = if round.is_multiple_of(2) { BLOCKS - 1 } else { BLOCKS };
+                let (key, value) = self.world.record(node, blocks, 2 + round as u64);
+                let since = Instant::now();
+                etcd.put(&key, &value);
+                let (at, heard) = kernel::wait_route(&mut ears, block(node, BLOCKS - 1).0.into(), since)?;
+                took.extend(at.into_iter().map(millis));
+                changes += heard;
+            }
+            // What follows the last change in the kernel is a part of it.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            cpu.push(millis(meter::cpu(machine.pid()).saturating_sub(before)) / batch.len() as f64);
+        }
+        let (bytes, sent) = (meter::received(&machine.node) - bytes, requests() - first);
+        let per_event = |count: u64| float(count) / events as f64;
+        (self.put)("event: from etcd to the kernel", "ms", median(took), Goal::None);
+        (self.put)("  processor time of weftd", "ms", median(cpu), Goal::Constant(0.5));
+        (self.put)("  netlink requests", "", per_event(sent), Goal::Constant(0.5));
+        (self.put)("  changes in the kernel", "", per_event(changes as u64), Goal::Constant(0.5));
+        (self.put)("  bytes received", "B", per_event(bytes), Goal::Constant(100.0));
+        (self.put)("  memory after all (VmHWM)", "MB", meter::memory(machine.pid(), "VmHWM"), Goal::AtMost(MEMORY_MB));
+        Ok(())
+    }
+
+    /// Nothing has changed meanwhile.
+    fn restart(&mut self) -> Outcome<()> {
+        let (machine, etcd) = (self.machine, &self.lab.etcd);
+        let status = machine.status().unwrap_or_default();
+        let objects = status["data_plane"]["objects"].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        machine.weftd.stop();
+        let mut ear = Ear::new(&machine.node)?;
+        let (requests, bytes) = (Requests::now(etcd), meter::received(&machine.node));
+        let started = Instant::now();
+        machine.weftd.start(&[]);
+        let took = machine.wait_for(self.world.nodes, objects, started)?;
+        machine.wait_ready()?;
+        let (changes, _) = ear.hear([0, 0, 0, 0].into())?;
+        let requests = meter::total(&Requests::now(etcd).since(&requests));
+        (self.put)("restart with nothing to change", "ms", millis(took), Goal::AtMost(SYNC_MS));
+        (self.put)("  changes in the kernel at restart", "", changes as f64, Goal::AtMost(0.0));
+        (self.put)("  requests to etcd at restart", "", requests, Goal::None);
+        let bytes = meter::received(&machine.node) - bytes;
+        (self.put)("  bytes received at restart", "kB", float(bytes) / 1e3, Goal::None);
+        (self.put)("  memory at restart (VmHWM)", "MB", meter::memory(machine.pid(), "VmHWM"), Goal::AtMost(MEMORY_MB));
+        Ok(())
+    }
+}
