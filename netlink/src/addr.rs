@@ -109,7 +109,10 @@ fn parse(kind: u16, body: &[u8]) -> Option<Address> {
 
 /// What an event says: the address, and whether it is there now. `None` for an event about anything else.
 pub fn parse_event(kind: u16, body: &[u8]) -> Option<(Address, bool)> {
-    matches!(kind, RTM_NEWADDR | RTM_DELADDR).then(|| parse_body(body)).flatten().map(|found| (found, kind == RTM_NEWADDR))
+    matches!(kind, RTM_NEWADDR | RTM_DELADDR)
+        .then(|| parse_body(body))
+        .flatten()
+        .map(|found| (found, kind == RTM_NEWADDR))
 }
 
 fn parse_body(body: &[u8]) -> Option<Address> {

@@ -313,9 +313,9 @@ fn parse_elements(body: &[u8]) -> Vec<Element> {
 pub struct Commit {
     /// The generation that it made.
     pub generation: u32,
-    /// The process's id.
+    /// The id of the thread: the process's, if it is its first.
     pub process: u32,
-    /// The process's name.
+    /// The thread's name.
     pub name: String,
 }
 

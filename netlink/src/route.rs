@@ -297,7 +297,7 @@ fn message(route: &Route) -> RouteMessage {
 fn next_hop(gateway: IpAddr, ipv4: bool) -> RouteAttribute {
     match gateway {
         IpAddr::V6(v6) if ipv4 => RouteAttribute::Via(RouteVia::Inet6(v6)),
-        same => RouteAttribute::Gateway(same.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => RouteAttribute::Gateway(gateway.into()),
     }
 }
 

@@ -26,7 +26,10 @@ fn assert_connected(from: (&Member, &Pod), to: (&Member, &Pod), mtu: u32) {
         assert_eq!(from.1.seen_by(server).unwrap(), own, "{way}");
         let node = from.0.node_addresses().into_iter().find(|ip| ip.is_ipv4() == target.is_ipv4()).unwrap();
         assert_eq!(from.0.node.seen_by(server).unwrap(), node, "{way}, from the node itself");
-        assert_pings(from.1, to.0.node_addresses().into_iter().find(|ip| ip.is_ipv4() == target.is_ipv4()).unwrap());
+        assert_pings(
+            from.1,
+            to.0.node_addresses().into_iter().find(|ip| ip.is_ipv4() == target.is_ipv4()).unwrap(),
+        );
     }
 }
 
@@ -109,7 +112,8 @@ fn routes(families: Families, lab: netns_tests::Lab) {
     // Node c is behind a router, which plain routes cannot cross: said, and refused instead of sent there.
     let report = members[0].last().unwrap();
     let blocks = members[2].blocks().len();
-    let behind = report.findings.iter().filter(|finding| finding.code == "no-route" && finding.subject == "c");
+    let behind =
+        report.findings.iter().filter(|finding| finding.code == "no-route" && finding.subject == "c");
     assert_eq!(behind.count(), blocks, "{report:?}");
     assert!(!pods[0].ping(members[2].pod_addresses()[0], 1));
 }
@@ -150,7 +154,9 @@ fn unknown_blocks_never_leave_and_the_world_sees_the_node() {
         let server = SocketAddr::new(server.parse().unwrap(), listener.port());
         assert_eq!(pod.seen_by(server).unwrap(), node.parse::<IpAddr>().unwrap());
     }
-    world.router.run(["nft", "add table inet t; add chain inet t p { type filter hook prerouting priority -300; }"]);
+    world
+        .router
+        .run(["nft", "add table inet t; add chain inet t p { type filter hook prerouting priority -300; }"]);
     world.router.run(["nft", "add rule inet t p ip daddr 10.1.0.0/16 counter drop"]);
     world.router.run(["nft", "add rule inet t p ip6 daddr fd00:1::/48 counter drop"]);
     assert_kept(&world, &pod, "with the route");

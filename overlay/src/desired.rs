@@ -40,6 +40,7 @@ pub fn desired(wanted: &Wanted, underlay: &Underlay) -> Desired {
     builder.fail_closed();
     builder.node_addresses();
     builder.pod_mtu();
+    builder.underlay_apart();
     for (name, peer) in &wanted.peers {
         match wanted.backend {
             Backend::Routes => builder.routed(name, peer),
@@ -76,6 +77,23 @@ impl<'a> Builder<'a> {
         for ip in &self.wanted.this.node_addresses {
             self.to.objects.insert(Key::Address(Device::Node, *ip), Object::Plain);
         }
+    }
+
+    /// A node whose own address is a pod's cannot be reached: packets for the cluster do not leave unrouted.
+    fn underlay_apart(&mut self) {
+        let this = &self.wanted.this;
+        let peers = self.wanted.peers.iter().map(|(name, peer)| (name, &peer.published));
+        let all = std::iter::once((&this.name, &this.published)).chain(peers);
+        let inside = all.flat_map(|(name, published)| published.iter().map(move |address| (name, address)));
+        let inside = inside.filter_map(|(name, address)| {
+            let cidr = self.wanted.cidrs.iter().find(|cidr| cidr.contains(address.addr()))?;
+            let text = format!(
+                "node {name} publishes {address}, which is inside the cluster cidr {cidr}: packets to it are refused \
+                 as packets to an unknown pod; the cluster cidrs must not hold node addresses"
+            );
+            Some(Finding { code: "underlay-in-cluster", subject: name.to_string(), text })
+        });
+        self.to.findings.extend(inside);
     }
 
     /// The published address by which this node is reached first says over which family it mostly sends.
@@ -116,6 +134,14 @@ impl<'a> Builder<'a> {
                     way.link
                 );
                 self.find("mtu-too-large", &way.link, text);
+                forced
+            }
+            Some(forced) if forced < pods.minimum() => {
+                let text = format!(
+                    "the configured mtu {forced} is less than pods need ({}): the kernel switches IPv6 off below it",
+                    pods.minimum()
+                );
+                self.find("mtu-too-small", "mtu", text);
                 forced
             }
             Some(forced) => forced,
@@ -184,7 +210,8 @@ impl<'a> Builder<'a> {
             return None;
         };
         let Some(mac) = peer.vtep_mac else {
-            let text = format!("node {name} publishes no MAC of its VXLAN device: it does not use this backend yet");
+            let text =
+                format!("node {name} publishes no MAC of its VXLAN device: it does not use this backend yet");
             self.find("no-vtep-mac", name, text);
             return None;
         };
@@ -217,7 +244,8 @@ impl<'a> Builder<'a> {
         let key = Key::route(block);
         let owner = *self.owners.entry(key.clone()).or_insert(name);
         if owner != name {
-            let text = format!("nodes {owner} and {name} both publish block {block}: {owner} gets its packets");
+            let text =
+                format!("nodes {owner} and {name} both publish block {block}: {owner} gets its packets");
             return self.find("clash", name, text);
         }
         let source = self.wanted.this.node_address(block.is_ipv4());

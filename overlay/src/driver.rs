@@ -21,8 +21,10 @@ const RESYNC: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(10);
 /// but no longer than this.
 const BOUND: Duration = Duration::from_millis(100);
-/// Passes that follow each other at once; more means that somebody works against us, and the pauses take over.
+/// Passes that follow each other at once; more means that somebody works against us.
 const FOLLOW_UPS: u32 = 3;
+/// After so many it is tried again this much later.
+const BREATH: Duration = Duration::from_secs(1);
 
 /// What the data plane needs to know of where it runs.
 #[derive(Clone, Debug)]
@@ -32,6 +34,16 @@ pub struct Setup {
 }
 
 /// The running data plane. Dropping it stops the thread and leaves the kernel as it is.
+///
+/// ```no_run
+/// # use std::sync::{Arc, mpsc};
+/// # fn wanted() -> weft_overlay::wanted::Wanted { unimplemented!() }
+/// let (report, reports) = mpsc::channel();
+/// let plane = weft_overlay::DataPlane::start(Default::default(), move |new| drop(report.send(new)))?;
+/// let order = plane.want(Arc::new(wanted()));
+/// let done = reports.iter().find(|report| report.order >= order && report.in_sync);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct DataPlane {
     shared: Arc<Shared>,
@@ -174,7 +186,8 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
         loop {
             let now = Instant::now();
             let retry = self.reconciler.next(now);
-            let until = [debounce.due, retry, Some(resync_at)].into_iter().flatten().min().unwrap_or(resync_at);
+            let until =
+                [debounce.due, retry, Some(resync_at)].into_iter().flatten().min().unwrap_or(resync_at);
             self.wait(until.saturating_duration_since(now));
             let inbox = self.shared.take();
             if inbox.stop {
@@ -196,14 +209,19 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
             let retry_is_due = retry.is_some_and(|at| now >= at);
             if retry_is_due || debounce.due.is_some_and(|due| now >= due) {
                 debounce = Debounce::default();
-                self.passes();
+                if !self.passes() {
+                    debounce.due = Some(Instant::now() + BREATH);
+                }
             }
         }
     }
 
-    fn passes(&mut self) {
+    /// Says whether it came to an end.
+    fn passes(&mut self) -> bool {
+        let mut more = true;
         for _ in 0..FOLLOW_UPS {
-            if !self.reconciler.pass(Instant::now()) {
+            more = self.reconciler.pass(Instant::now());
+            if !more {
                 break;
             }
             self.reconciler.hear(Instant::now());
@@ -213,6 +231,7 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
             self.last = Some(report.clone());
             (self.report)(report);
         }
+        !more
     }
 
     /// Until an event comes or the time is over.

@@ -25,6 +25,8 @@ pub struct Failure {
     pub key: Key,
     /// What was attempted and what the kernel said.
     pub text: String,
+    /// What it stands on vanished meanwhile: look again and decide anew, instead of waiting.
+    pub overtaken: bool,
 }
 
 /// What became of a plan.
@@ -50,7 +52,7 @@ pub fn execute(
         if !matches!(op.key(), Key::Link(_)) {
             match request(op, observed) {
                 Ok(request) => pending.push((op, request)),
-                Err(text) => outcome.fail(op, &text),
+                Err(text) => outcome.fail(op, &text, true),
             }
             if pending.len() < BATCH {
                 continue;
@@ -60,7 +62,7 @@ pub fn execute(
         if matches!(op.key(), Key::Link(_)) {
             match change_link(socket, op, observed) {
                 Ok(()) => outcome.done.push(op.key().clone()),
-                Err(error) => outcome.fail(op, &error.to_string()),
+                Err(error) => outcome.fail(op, &error.to_string(), is_overtaken(&error)),
             }
         }
         refresh(observed);
@@ -76,7 +78,7 @@ fn flush(socket: &mut Socket, pending: &mut Vec<(&Op, Request)>, outcome: &mut O
         Ok(results) => results,
         Err(error) => {
             for (op, _) in pending.drain(..) {
-                outcome.fail(op, &error.to_string());
+                outcome.fail(op, &error.to_string(), false);
             }
             return;
         }
@@ -84,7 +86,7 @@ fn flush(socket: &mut Socket, pending: &mut Vec<(&Op, Request)>, outcome: &mut O
     for ((op, request), result) in pending.drain(..).zip(results) {
         match result.or_else(|error| second_try(socket, op, &request, error)) {
             Ok(()) => outcome.done.push(op.key().clone()),
-            Err(error) => outcome.fail(op, &sentence(op, &error)),
+            Err(error) => outcome.fail(op, &sentence(op, &error), is_overtaken(&error)),
         }
     }
 }
@@ -102,8 +104,13 @@ fn second_try(socket: &mut Socket, op: &Op, request: &Request, error: Error) -> 
                 index == 0 && GONE.contains(&errno)
             })
         }
-        _ => Err(error),
+        Op::Put { .. } | Op::Remove { .. } => Err(error),
     }
+}
+
+/// The link went away, or down, between look and deed.
+fn is_overtaken(error: &Error) -> bool {
+    [libc::ENODEV, libc::ENETDOWN].contains(&error.errno)
 }
 
 fn sentence(op: &Op, error: &Error) -> String {
@@ -114,13 +121,14 @@ fn sentence(op: &Op, error: &Error) -> String {
 }
 
 impl Outcome {
-    fn fail(&mut self, op: &Op, text: &str) {
+    fn fail(&mut self, op: &Op, text: &str, overtaken: bool) {
         let verb = match op {
             Op::Put { replaces: None, .. } => "add",
             Op::Put { .. } => "change",
             Op::Remove { .. } => "remove",
         };
-        self.failed.push(Failure { key: op.key().clone(), text: format!("{verb} {}: {text}", op.key()) });
+        let text = format!("{verb} {}: {text}", op.key());
+        self.failed.push(Failure { key: op.key().clone(), text, overtaken });
     }
 }
 
@@ -172,7 +180,8 @@ fn block_route(to: std::net::IpAddr, prefix_len: u8, metric: u32, hop: &Hop, lin
 }
 
 fn change_link(socket: &mut Socket, op: &Op, observed: &Observed) -> Result<(), Error> {
-    let (Key::Link(device), index) = (op.key(), link_index(op, observed)) else { return Ok(()) };
+    let Key::Link(device) = op.key() else { return Ok(()) };
+    let index = observed.index(*device);
     match op {
         Op::Remove { .. } => remove_link(socket, index),
         Op::Put { object: Object::Link(spec), replaces, .. } => match (replaces, index) {
@@ -185,13 +194,6 @@ fn change_link(socket: &mut Socket, op: &Op, observed: &Observed) -> Result<(), 
             }
         },
         Op::Put { .. } => Ok(()),
-    }
-}
-
-fn link_index(op: &Op, observed: &Observed) -> Option<u32> {
-    match op.key() {
-        Key::Link(device) => observed.index(*device),
-        _ => None,
     }
 }
 

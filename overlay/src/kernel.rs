@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use weft_netlink::rules::{self, Overlay, OverlayState};
 use weft_netlink::{Drained, EventStream, Protocol, Result, Socket, nft, route};
@@ -86,9 +87,11 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn read(&mut self) -> Result<Observed> {
-        // The filter first: what changes while the list is read must not be missed.
+        // The filter first: what changes while the lists are read must not be missed.
+        let links = Observed::read_links(&mut self.route)?;
+        self.follow(&links);
         let mut observed = Observed::read(&mut self.route)?;
-        if self.follow(&observed) {
+        while self.follow(&observed) {
             observed = Observed::read(&mut self.route)?;
         }
         Ok(observed)
@@ -108,10 +111,9 @@ impl Kernel {
         });
         news.resync |= !matches!(drained, Ok(Drained::Complete));
         news.resync |= self.follow(observed);
-        let own = std::process::id();
         let drained = self.commits.drain(|event| {
             if let Some(commit) = nft::parse_event(event.kind, event.body)
-                && commit.process != own
+                && !is_own_thread(commit.process)
             {
                 news.commit = Some(format!("{} (process {})", commit.name, commit.process));
             }
@@ -197,6 +199,11 @@ impl Kernel {
     }
 }
 
+/// The kernel names threads, not processes, as the makers of packet rules.
+fn is_own_thread(id: u32) -> bool {
+    Path::new("/proc/self/task").join(id.to_string()).exists()
+}
+
 /// The port of a process's first socket is its id; later ones, and those of the kernel, tell nothing.
 fn culprit(port_id: u32) -> Culprit {
     let name = |id: u32| {
@@ -205,7 +212,9 @@ fn culprit(port_id: u32) -> Culprit {
     };
     match port_id {
         0 => Culprit::Unknown,
-        id if id < 1 << 22 => Culprit::Process(name(id).unwrap_or_else(|| format!("process {id}, which has ended"))),
+        id if id < 1 << 22 => {
+            Culprit::Process(name(id).unwrap_or_else(|| format!("process {id}, which has ended")))
+        }
         _ => Culprit::Process("a process that the kernel does not name".to_owned()),
     }
 }

@@ -149,7 +149,11 @@ impl Key {
     pub fn device(&self) -> Option<Device> {
         match self {
             Self::Address(device, _) | Self::Neighbour(device, _) | Self::Forward(device, _) => Some(*device),
-            Self::Setting(_) | Self::Unreachable { .. } | Self::Rules | Self::Link(_) | Self::Route { .. } => None,
+            Self::Setting(_)
+            | Self::Unreachable { .. }
+            | Self::Rules
+            | Self::Link(_)
+            | Self::Route { .. } => None,
         }
     }
 }

@@ -40,15 +40,24 @@ pub struct Effect {
 }
 
 impl Observed {
+    /// Reads the links alone.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn read_links(socket: &mut Socket) -> Result<Self> {
+        let mut observed = Self::default();
+        for link in link::all(socket)? {
+            observed.put_link(&link);
+        }
+        Ok(observed)
+    }
+
     /// Reads everything.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn read(socket: &mut Socket) -> Result<Self> {
-        let mut observed = Self::default();
-        for link in link::all(socket)? {
-            observed.put_link(&link);
-        }
+        let mut observed = Self::read_links(socket)?;
         for address in addr::all(socket)? {
             observed.put_address(&address, true);
         }
@@ -56,7 +65,10 @@ impl Observed {
             for route in route::own(socket, ipv4)? {
                 observed.put_route(&route);
             }
-            observed.facts.defaults.extend(route::defaults(socket, ipv4)?.iter().map(|route| (route.link, ipv4)));
+            observed
+                .facts
+                .defaults
+                .extend(route::defaults(socket, ipv4)?.iter().map(|route| (route.link, ipv4)));
         }
         for index in observed.carrier_indexes().into_iter().filter(|index| *index != 0) {
             for entry in neigh::permanent_of_link(socket, index)? {
@@ -115,7 +127,9 @@ impl Observed {
         };
         let before = self.facts.links.get(&index).cloned();
         let went_down = before.as_ref().is_some_and(|before| before.up)
-            && now.as_ref().is_none_or(|now| !now.up || Some(&*now.name) != before.as_ref().map(|b| &*b.name));
+            && now
+                .as_ref()
+                .is_none_or(|now| !now.up || Some(&*now.name) != before.as_ref().map(|b| &*b.name));
         // The kernel drops the IPv4 routes and the neighbours of a link that goes down, and tells nobody.
         effect.resync |= went_down && self.is_carrier(index);
         let lost = match now {
@@ -273,4 +287,3 @@ fn link_kind(device: Device, link: &Link) -> LinkKind {
 pub fn missing<'a>(before: &'a Objects, now: &'a Objects) -> impl Iterator<Item = &'a Key> {
     before.iter().filter(|(key, object)| now.get(*key) != Some(object)).map(|(key, _)| key)
 }
-

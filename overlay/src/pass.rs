@@ -43,6 +43,10 @@ pub struct Reconciler {
     healed: u64,
     last_change_ms: u64,
     order: u64,
+    /// Whether the last pass found nothing to do, not even something that has to wait.
+    rests: bool,
+    /// Something vanished under the hands of the last pass.
+    overtaken: bool,
 }
 
 impl Reconciler {
@@ -71,6 +75,8 @@ impl Reconciler {
             healed: 0,
             last_change_ms: 0,
             order: 0,
+            rests: false,
+            overtaken: false,
         })
     }
 
@@ -99,7 +105,9 @@ impl Reconciler {
         self.kernel.drain(&mut self.observed, &mut self.news);
         self.count_losses(now);
         self.check_rules |= self.news.commit.is_some();
-        if std::mem::take(&mut self.news.facts) && let Some(wanted) = &self.wanted {
+        if std::mem::take(&mut self.news.facts)
+            && let Some(wanted) = &self.wanted
+        {
             self.stale |= detect(&self.observed.facts, &wanted.this) != self.underlay;
         }
         let objects = std::mem::take(&mut self.news.objects);
@@ -122,7 +130,9 @@ impl Reconciler {
             self.settings(&wanted);
         }
         let started = Instant::now();
-        let ops = self.allowed(plan(&self.desired.objects, &self.observed.objects, wanted.may_remove), now);
+        let ops = plan(&self.desired.objects, &self.observed.objects, wanted.may_remove);
+        self.rests = ops.is_empty();
+        let ops = self.allowed(ops, now);
         // Refusals before anything else, then the rules, then what makes packets flow, then the rules without what is
         // not wanted any more.
         let first = ops.iter().take_while(|op| is_refusal(op)).count();
@@ -140,18 +150,17 @@ impl Reconciler {
         if !ops.is_empty() || rules_changed {
             self.last_change_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         }
-        !ops.is_empty() && self.failures.is_empty()
+        !ops.is_empty() && (self.failures.is_empty() || std::mem::take(&mut self.overtaken))
     }
 
     /// How things are.
     pub fn report(&self) -> PlaneReport {
         let may_remove = self.wanted.as_ref().is_some_and(|wanted| wanted.may_remove);
-        let open = plan(&self.desired.objects, &self.observed.objects, may_remove);
         let mut findings = self.desired.findings.clone();
         findings.extend(self.foreign_drops.iter().map(|chain| foreign_drop(chain)));
         findings.extend(self.backoff.wars().map(|(key, by)| war(key, by)));
         PlaneReport {
-            in_sync: self.wanted.is_some() && open.is_empty() && self.failures.is_empty() && !self.check_rules,
+            in_sync: self.rests && self.failures.is_empty() && !self.check_rules,
             objects: self.desired.objects.len(),
             failures: self.failures.values().cloned().collect(),
             findings,
@@ -168,6 +177,10 @@ impl Reconciler {
     fn count_losses(&mut self, now: Instant) {
         for (key, culprit) in std::mem::take(&mut self.news.lost) {
             if !self.desired.objects.contains_key(&key) {
+                continue;
+            }
+            // One loss may be several events: down, then gone. Until it is put back it is the same one.
+            if self.lost.contains(&key) {
                 continue;
             }
             // What the kernel drops by itself, as when a link goes down, is nobody's war.
@@ -212,7 +225,8 @@ impl Reconciler {
         self.check_rules |= before.rules != self.desired.rules;
         let desired = &self.desired.objects;
         self.lost.retain(|key| desired.contains_key(key));
-        self.failures.retain(|key, _| matches!(key, Key::Setting(_) | Key::Rules) || desired.contains_key(key));
+        self.failures
+            .retain(|key, _| matches!(key, Key::Setting(_) | Key::Rules) || desired.contains_key(key));
     }
 
     fn settings(&mut self, wanted: &Wanted) {
@@ -229,9 +243,12 @@ impl Reconciler {
     fn allowed(&self, ops: Vec<Op>, now: Instant) -> Vec<Op> {
         let waits = |key: &Key| !self.backoff.allows(key, now);
         let on_waiting = |key: &Key| {
-            key.device().is_some_and(|device| self.observed.index(device).is_none() && waits(&Key::Link(device)))
+            key.device()
+                .is_some_and(|device| self.observed.index(device).is_none() && waits(&Key::Link(device)))
         };
-        ops.into_iter().filter(|op| !waits(op.key()) && !on_waiting(op.key()) && !self.over_waiting(op, now)).collect()
+        ops.into_iter()
+            .filter(|op| !waits(op.key()) && !on_waiting(op.key()) && !self.over_waiting(op, now))
+            .collect()
     }
 
     /// Whether it is a route over a device of ours that is gone and has to wait.
@@ -251,9 +268,12 @@ impl Reconciler {
             self.failures.remove(key);
             self.healed += u64::from(self.lost.remove(key));
         }
-        for Failure { key, text } in outcome.failed {
+        for Failure { key, text, overtaken } in outcome.failed {
             tracing::warn!(object = %key, "{text}");
-            self.backoff.refused(&key, now);
+            self.overtaken |= overtaken;
+            if !overtaken {
+                self.backoff.refused(&key, now);
+            }
             self.failures.insert(key, text);
             // What we believe of the kernel may be wrong.
             self.news.resync = true;

@@ -65,13 +65,14 @@ mod tests {
         let device = prop::sample::select(&Device::ALL[..]);
         let ip = (0u8..4).prop_map(|n| IpAddr::from([10, 1, n, 1]));
         let mac = (0u8..4).prop_map(|n| Mac([2, 0, 0, 0, 0, n]));
-        let hop = (ip.clone(), prop::option::of(1400u32..1402)).prop_map(|(via, mtu)| {
-            Object::Hop(Hop { via, link: "weft-vx".into(), source: None, mtu })
-        });
+        let hop = (ip.clone(), prop::option::of(1400u32..1402))
+            .prop_map(|(via, mtu)| Object::Hop(Hop { via, link: "weft-vx".into(), source: None, mtu }));
         prop_oneof![
             (0u8..4).prop_map(move |n| (Key::unreachable(block(n)), Object::Plain)),
-            (device.clone(), any::<bool>())
-                .prop_map(|(device, up)| (Key::Link(device), Object::Link(LinkSpec { up, kind: LinkKind::Holder }))),
+            (device.clone(), any::<bool>()).prop_map(|(device, up)| (
+                Key::Link(device),
+                Object::Link(LinkSpec { up, kind: LinkKind::Holder })
+            )),
             (device.clone(), ip.clone()).prop_map(|(device, ip)| (Key::Address(device, ip), Object::Plain)),
             (device.clone(), ip.clone(), mac.clone())
                 .prop_map(|(device, ip, mac)| (Key::Neighbour(device, ip), Object::Mac(mac))),

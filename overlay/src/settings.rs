@@ -44,13 +44,16 @@ fn ensure(root: &Path, name: &str, value: &str) -> Option<Failure> {
     }
     let path: PathBuf = root.join(name);
     let error = fs::write(&path, value).err()?;
-    let hint = match error.kind() {
-        io::ErrorKind::ReadOnlyFilesystem => ": mount the host's /proc/sys/net writable elsewhere and name that root",
-        io::ErrorKind::NotFound => ": the kernel lacks it, or the sysctl root is wrong",
-        _ => "",
-    };
+    let hints = [
+        (
+            io::ErrorKind::ReadOnlyFilesystem,
+            ": mount the host's /proc/sys/net writable elsewhere and name that root",
+        ),
+        (io::ErrorKind::NotFound, ": the kernel lacks it, or the sysctl root is wrong"),
+    ];
+    let hint = hints.into_iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, hint)| hint);
     let text = format!("set {} to {value}: {error}{hint}", path.display());
-    Some(Failure { key: Key::Setting(name.to_owned()), text })
+    Some(Failure { key: Key::Setting(name.to_owned()), text, overtaken: false })
 }
 
 #[cfg(test)]

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn the_link_with_the_published_address_leads_to_the_peers() {
-        let underlay = detect(&facts(&[("eth0", 1500, &["192.0.2.1/24"]), ("eth1", 9000, &["10.9.0.1/24"])]), &this());
+        let underlay =
+            detect(&facts(&[("eth0", 1500, &["192.0.2.1/24"]), ("eth1", 9000, &["10.9.0.1/24"])]), &this());
         let way = underlay.v4.as_ref().unwrap();
         assert_eq!((&*way.link, way.mtu, way.source), ("eth0", 1500, Some("192.0.2.1".parse().unwrap())));
         assert_eq!(underlay.v6, None);

@@ -131,3 +131,24 @@ impl Wanted {
 fn first_of(addresses: &[IfAddr], ipv4: bool) -> Option<IfAddr> {
     addresses.iter().find(|address| address.is_ipv4() == ipv4).copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{peer, wanted};
+
+    /// It goes to disk in snapshots and to people in `status`: names are kebab-case, addresses are texts.
+    #[test]
+    fn it_is_the_same_after_json() {
+        let mut wanted = wanted(Backend::Vxlan { vni: 7, port: VXLAN_PORT });
+        wanted.direct = Direct::SameSubnet;
+        wanted.peers.insert("b".into(), peer(&["192.0.2.2/24"], &["10.1.2.0/24"], 2));
+        let json = serde_json::to_string(&wanted).unwrap();
+        assert!(
+            json.contains(r#""backend":{"kind":"vxlan","vni":7,"port":4789},"direct":"same-subnet""#),
+            "{json}"
+        );
+        assert!(json.contains(r#""vtep_mac":"02:00:00:00:00:02""#), "{json}");
+        assert_eq!(serde_json::from_str::<Wanted>(&json).unwrap(), wanted);
+    }
+}

@@ -127,7 +127,10 @@ impl Expression {
     /// `counter`.
     pub fn counter() -> Self {
         let zero = 0u64.to_be_bytes();
-        Self::new("counter", Attributes::new().bytes(NFTA_COUNTER_BYTES, &zero).bytes(NFTA_COUNTER_PACKETS, &zero))
+        Self::new(
+            "counter",
+            Attributes::new().bytes(NFTA_COUNTER_BYTES, &zero).bytes(NFTA_COUNTER_PACKETS, &zero),
+        )
     }
 
     /// `cmp eq|neq reg data`.

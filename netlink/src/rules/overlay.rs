@@ -5,17 +5,16 @@
 //! node's facts, only the sets do, so a new version is the only reason to replace a chain. Each rule's comment is the
 //! hash of its own encoding: by it a chain is compared without understanding it.
 
+mod chains;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use self::chains::{CHAINS, comment, comments};
 use super::interval::{self, Interval};
 use super::{TABLE_NAME, commit};
 use crate::error::Result;
-use crate::nft::Comparison::{Equal, NotEqual};
-use crate::nft::Register::First;
-use crate::nft::{
-    self, BaseChain, Batch, Element, Expression, Family, Header, Meta, RouteFact, Set, Table,
-};
+use crate::nft::{self, Batch, Element, Family, Set, Table};
 use crate::socket::Socket;
 
 const TABLE: Table = Table { family: Family::Inet, name: TABLE_NAME };
@@ -53,30 +52,6 @@ struct Found {
     sets: BTreeMap<&'static str, Vec<Element>>,
 }
 
-/// A chain and how its rules are made.
-struct Chain {
-    base: BaseChain,
-    rules: &'static [fn() -> Vec<Expression>],
-}
-
-static CHAINS: [Chain; 3] = [
-    Chain {
-        // NF_INET_FORWARD, `mangle`: before anybody filters.
-        base: BaseChain { name: "cluster-forward", kind: "filter", hook: 2, priority: -150 },
-        rules: &[clamp_from_v4, clamp_to_v4, clamp_from_v6, clamp_to_v6, closed_v4, closed_v6],
-    },
-    Chain {
-        // NF_INET_LOCAL_OUT, `filter`.
-        base: BaseChain { name: "cluster-output", kind: "filter", hook: 3, priority: 0 },
-        rules: &[no_redirect_v4, no_redirect_v6, closed_v4, closed_v6],
-    },
-    Chain {
-        // NF_INET_POST_ROUTING, `srcnat`.
-        base: BaseChain { name: "cluster-postrouting", kind: "nat", hook: 4, priority: 100 },
-        rules: &[masquerade_v4, masquerade_v6],
-    },
-];
-
 /// `TYPE_IPADDR`, `TYPE_IP6ADDR`, `TYPE_IFNAME` (nftables, include/datatype.h).
 const IPV4_ADDR: u32 = 7;
 const IPV6_ADDR: u32 = 8;
@@ -94,165 +69,12 @@ static SETS: [Set; 11] = [
     set("cluster-via6", IPV6_ADDR, 16, false),
     set("cluster-unseen4", IPV4_ADDR, 4, true),
     set("cluster-unseen6", IPV6_ADDR, 16, true),
-    set("cluster-outside", IFNAME, IFNAME_LENGTH, false),
+    // `nft` takes a name for a number in host byte order, and would list it backwards.
+    Set { host_order: true, ..set("cluster-outside", IFNAME, IFNAME_LENGTH, false) },
 ];
 
 const fn set(name: &'static str, key_type: u32, key_length: u32, interval: bool) -> Set {
     Set { name, key_type, key_length, interval, host_order: false }
-}
-
-/// Source and destination in the header of each family, and its sets.
-struct Version {
-    family: Family,
-    source: (u32, u32),
-    destination: (u32, u32),
-}
-
-const V4: Version = Version { family: Family::Ipv4, source: (12, 4), destination: (16, 4) };
-const V6: Version = Version { family: Family::Ipv6, source: (8, 16), destination: (24, 16) };
-
-impl Version {
-    fn is(&self) -> [Expression; 2] {
-        [
-            Expression::meta(Meta::Protocol, First),
-            Expression::compare(First, Equal, &[self.family as u8]),
-        ]
-    }
-
-    fn load((offset, length): (u32, u32)) -> Expression {
-        Expression::payload(Header::Network, offset, length, First)
-    }
-}
-
-/// `meta l4proto tcp tcp flags & (syn | rst) == syn … tcp option maxseg size set rt mtu`.
-///
-/// Both directions pass it, SYN and SYN-ACK, and both hops do.
-fn clamp(version: &Version, field: (u32, u32), cluster: &str) -> Vec<Expression> {
-    const FLAGS: u32 = 13;
-    const SYN: u8 = 2;
-    const RST: u8 = 4;
-    let [protocol, is_version] = version.is();
-    vec![
-        Expression::meta(Meta::Transport, First),
-        Expression::compare(First, Equal, &[6]),
-        Expression::payload(Header::Transport, FLAGS, 1, First),
-        Expression::mask(First, [SYN | RST]),
-        Expression::compare(First, Equal, &[SYN]),
-        protocol,
-        is_version,
-        Version::load(field),
-        Expression::member_of(cluster, First),
-        Expression::route(RouteFact::SegmentSize, First),
-        Expression::to_network_order(First),
-        Expression::set_segment_size(First),
-    ]
-}
-
-fn clamp_from_v4() -> Vec<Expression> {
-    clamp(&V4, V4.source, "cluster4")
-}
-
-fn clamp_to_v4() -> Vec<Expression> {
-    clamp(&V4, V4.destination, "cluster4")
-}
-
-fn clamp_from_v6() -> Vec<Expression> {
-    clamp(&V6, V6.source, "cluster6")
-}
-
-fn clamp_to_v6() -> Vec<Expression> {
-    clamp(&V6, V6.destination, "cluster6")
-}
-
-/// `oifname @cluster-outside ip daddr @cluster4 ip daddr != @cluster-unseen4 rt nexthop != @cluster-via4 counter
-/// drop`: a block that no route of ours leads to never leaves the node, whatever became of the unreachable route.
-fn closed(version: &Version, sets: [&str; 3], next_hop: RouteFact) -> Vec<Expression> {
-    let [cluster, unseen, via] = sets;
-    let [protocol, is_version] = version.is();
-    vec![
-        protocol,
-        is_version,
-        Version::load(version.destination),
-        Expression::member_of(cluster, First),
-        Expression::not_member_of(unseen, First),
-        Expression::meta(Meta::OutputName, First),
-        Expression::member_of("cluster-outside", First),
-        Expression::route(next_hop, First),
-        Expression::not_member_of(via, First),
-        Expression::counter(),
-        Expression::drop(),
-    ]
-}
-
-fn closed_v4() -> Vec<Expression> {
-    closed(&V4, ["cluster4", "cluster-unseen4", "cluster-via4"], RouteFact::NextHopV4)
-}
-
-fn closed_v6() -> Vec<Expression> {
-    closed(&V6, ["cluster6", "cluster-unseen6", "cluster-via6"], RouteFact::NextHopV6)
-}
-
-/// `ip daddr @cluster4 meta l4proto icmp icmp type redirect drop`: a pod that follows one goes around its gateway,
-/// connection tracking and Services.
-fn no_redirect(version: &Version, cluster: &str, protocol: u8, redirect: u8) -> Vec<Expression> {
-    let [load, is_version] = version.is();
-    vec![
-        load,
-        is_version,
-        Expression::meta(Meta::Transport, First),
-        Expression::compare(First, Equal, &[protocol]),
-        Version::load(version.destination),
-        Expression::member_of(cluster, First),
-        Expression::payload(Header::Transport, 0, 1, First),
-        Expression::compare(First, Equal, &[redirect]),
-        Expression::drop(),
-    ]
-}
-
-fn no_redirect_v4() -> Vec<Expression> {
-    no_redirect(&V4, "cluster4", 1, 5)
-}
-
-/// ND redirects: IPv6 has no setting against sending them.
-fn no_redirect_v6() -> Vec<Expression> {
-    no_redirect(&V6, "cluster6", 58, 137)
-}
-
-/// `ip saddr @cluster-masq4 ip daddr != @cluster4 ip daddr != @cluster-plain4 ip daddr != 224.0.0.0/4 masquerade
-/// fully-random`.
-fn masquerade(version: &Version, sets: [&str; 3], no_group: [Expression; 3]) -> Vec<Expression> {
-    let [masq, cluster, plain] = sets;
-    let [protocol, is_version] = version.is();
-    let mut rule = vec![
-        protocol,
-        is_version,
-        Version::load(version.source),
-        Expression::member_of(masq, First),
-        Version::load(version.destination),
-        Expression::not_member_of(cluster, First),
-        Expression::not_member_of(plain, First),
-    ];
-    rule.extend(no_group);
-    rule.push(Expression::masquerade_fully_random());
-    rule
-}
-
-fn masquerade_v4() -> Vec<Expression> {
-    let no_group = [
-        Expression::payload(Header::Network, 16, 4, First),
-        Expression::mask(First, [240, 0, 0, 0]),
-        Expression::compare(First, NotEqual, &[224, 0, 0, 0]),
-    ];
-    masquerade(&V4, ["cluster-masq4", "cluster4", "cluster-plain4"], no_group)
-}
-
-fn masquerade_v6() -> Vec<Expression> {
-    let no_group = [
-        Expression::payload(Header::Network, 24, 1, First),
-        Expression::mask(First, [255]),
-        Expression::compare(First, NotEqual, &[255]),
-    ];
-    masquerade(&V6, ["cluster-masq6", "cluster6", "cluster-plain6"], no_group)
 }
 
 /// Makes the chains and sets hold exactly `wanted`. Says whether anything had to be changed.
@@ -331,9 +153,12 @@ fn plan(found: &Found, wanted: &Overlay, may_remove: bool) -> Batch {
     }
     for chain in broken {
         batch.extend([TABLE.create_chain(&chain.base), TABLE.flush_chain(chain.base.name)]);
-        batch.extend(chain.rules.iter().map(|rule| {
-            TABLE.add_commented_rule(chain.base.name, rule(), &comment(&rule()))
-        }));
+        batch.extend(
+            chain
+                .rules
+                .iter()
+                .map(|rule| TABLE.add_commented_rule(chain.base.name, rule(), &comment(&rule()))),
+        );
     }
     for (set, mut elements) in wanted.elements() {
         elements.sort();
@@ -399,19 +224,6 @@ fn padded(name: &str) -> Vec<u8> {
     let mut key = name.as_bytes().to_vec();
     key.resize(IFNAME_LENGTH as usize, 0);
     key
-}
-
-fn comments(chain: &Chain) -> Vec<String> {
-    chain.rules.iter().map(|rule| comment(&rule())).collect()
-}
-
-/// FNV-1a of a rule's encoding: it is to be compared, not to resist anybody.
-fn comment(rule: &[Expression]) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in rule.iter().flat_map(|expression| expression.as_bytes().iter()) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    format!("weft {hash:016x}")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use netns_tests::{Inside, Lab, Node, Pod, wait_until};
+use netns_tests::{Inside, Lab, Node, Pod, wait_for, wait_until};
 use weft_cni::ip::{IfAddr, Subnet};
 use weft_netlink::link::Mac;
 use weft_overlay::wanted::{Backend, Direct, Peer, ThisNode, Wanted};
@@ -63,7 +63,8 @@ impl World {
             let member = Member { node, number, families, plane: None, reports: Arc::default() };
             let own: Vec<String> = member.published().iter().map(ToString::to_string).collect();
             let own: Vec<&str> = own.iter().map(String::as_str).collect();
-            let gateways: &[&str] = if number == 3 { &["198.51.100.254/24", "2001:db8:51::fe/64"] } else { &[] };
+            let gateways: &[&str] =
+                if number == 3 { &["198.51.100.254/24", "2001:db8:51::fe/64"] } else { &[] };
             let wire = lab.wire((&router, gateways), (&member.node, &own));
             if number < 3 {
                 router.run(["ip", "link", "set", &wire.link, "master", "lan"]);
@@ -78,10 +79,25 @@ impl World {
             let far = member.number == 3;
             let node = &member.node;
             if families.underlay_v4 {
-                node.run(["ip", "route", "add", "default", "via", if far { "198.51.100.254" } else { "192.0.2.254" }]);
+                node.run([
+                    "ip",
+                    "route",
+                    "add",
+                    "default",
+                    "via",
+                    if far { "198.51.100.254" } else { "192.0.2.254" },
+                ]);
             }
             if families.underlay_v6 {
-                node.run(["ip", "-6", "route", "add", "default", "via", if far { "2001:db8:51::fe" } else { "2001:db8::fe" }]);
+                node.run([
+                    "ip",
+                    "-6",
+                    "route",
+                    "add",
+                    "default",
+                    "via",
+                    if far { "2001:db8:51::fe" } else { "2001:db8::fe" },
+                ]);
             }
         }
         Self { lab, families, router, members }
@@ -144,12 +160,24 @@ impl Member {
     }
 
     pub fn node_addresses(&self) -> Vec<IpAddr> {
-        let step = |block: &Subnet| if block.is_ipv4() { format!("10.1.{}.1", self.number) } else { format!("fd00:1::{}:1", self.number) };
+        let step = |block: &Subnet| {
+            if block.is_ipv4() {
+                format!("10.1.{}.1", self.number)
+            } else {
+                format!("fd00:1::{}:1", self.number)
+            }
+        };
         self.blocks().iter().map(|block| ip(&step(block))).collect()
     }
 
     pub fn pod_addresses(&self) -> Vec<IpAddr> {
-        let step = |block: &Subnet| if block.is_ipv4() { format!("10.1.{}.5", self.number) } else { format!("fd00:1::{}:5", self.number) };
+        let step = |block: &Subnet| {
+            if block.is_ipv4() {
+                format!("10.1.{}.5", self.number)
+            } else {
+                format!("fd00:1::{}:5", self.number)
+            }
+        };
         self.blocks().iter().map(|block| ip(&step(block))).collect()
     }
 
@@ -178,7 +206,9 @@ impl Member {
     /// Gives the order and waits until it is done.
     pub fn want(&self, wanted: Wanted) -> PlaneReport {
         let order = self.send(wanted);
-        wait_until("the order to be taken up", SOON, || self.last().is_some_and(|report| report.order == order));
+        wait_until("the order to be taken up", SOON, || {
+            self.last().is_some_and(|report| report.order == order)
+        });
         self.settled()
     }
 
@@ -187,15 +217,15 @@ impl Member {
         self.plane.as_ref().unwrap().want(Arc::new(wanted))
     }
 
+    /// Makes it look at everything again.
+    pub fn resync(&self) {
+        self.plane.as_ref().unwrap().resync();
+    }
+
     /// Waits until all is as it should be.
     pub fn settled(&self) -> PlaneReport {
-        let in_sync = || self.last().filter(|report| report.in_sync);
-        let end = std::time::Instant::now() + SOON;
-        while in_sync().is_none() && std::time::Instant::now() < end {
-            std::thread::yield_now();
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
-        in_sync().unwrap_or_else(|| panic!("{} is not in sync: {:?}", self.node.name(), self.last()))
+        let what = format!("the data plane of {} to be in sync", self.node.name());
+        wait_for(&what, SOON, || self.last().filter(|report| report.in_sync))
     }
 
     pub fn last(&self) -> Option<PlaneReport> {
@@ -238,7 +268,7 @@ pub fn assert_pings(from: &impl Inside, to: IpAddr) {
 /// Everything the node's kernel has in routes, links, addresses, neighbours and rules, as text.
 pub fn dump(node: &Node) -> BTreeMap<&'static str, String> {
     let commands: [(&str, &[&str]); 5] = [
-        ("links", &["ip", "-d", "link", "show"]),
+        ("links", &["ip", "link", "show"]),
         ("addresses", &["ip", "address", "show"]),
         ("routes", &["ip", "route", "show", "table", "all"]),
         ("routes6", &["ip", "-6", "route", "show", "table", "all"]),

@@ -132,7 +132,9 @@ fn nodes_of_one_published_subnet_go_direct_both_ways_or_neither() {
         ["10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24"].map(|block| &*hop(&desired, block).link).into();
     assert_eq!(links, ["eth0", "weft-vx", "weft-vx"]);
     let address = |text: &str| vec![text.parse::<IfAddr>().unwrap()];
-    for (a, b) in [("192.0.2.1/24", "192.0.2.2/24"), ("192.0.2.1/24", "192.0.2.3/25"), ("192.0.2.1/32", "192.0.2.1/32")] {
+    for (a, b) in
+        [("192.0.2.1/24", "192.0.2.2/24"), ("192.0.2.1/24", "192.0.2.3/25"), ("192.0.2.1/32", "192.0.2.1/32")]
+    {
         let there = shared_subnet(&address(a), &address(b)).is_some();
         assert_eq!(there, shared_subnet(&address(b), &address(a)).is_some(), "{a} {b}");
     }
@@ -170,9 +172,15 @@ fn a_forced_mtu_counts_everywhere_and_one_too_large_is_told() {
     wanted.peers.insert("b".into(), peer(&["198.51.100.2/24"], &["10.1.2.0/24"], 2));
     wanted.mtu = Some(1300);
     let desired = decide(&wanted, &eth0());
-    assert_eq!((desired.pod_mtu, hop(&desired, "10.1.2.0/24").mtu, codes(&desired)), (Some(1300), Some(1300), vec![]));
+    assert_eq!(
+        (desired.pod_mtu, hop(&desired, "10.1.2.0/24").mtu, codes(&desired)),
+        (Some(1300), Some(1300), vec![])
+    );
     wanted.mtu = Some(1500);
     assert_eq!(codes(&decide(&wanted, &eth0())), ["mtu-too-large"]);
+    wanted.cidrs.push("fd00:1::/48".parse().unwrap());
+    wanted.mtu = Some(1279);
+    assert_eq!(codes(&decide(&wanted, &eth0())), ["mtu-too-small"]);
 }
 
 #[test]
@@ -184,4 +192,13 @@ fn masquerade_spares_the_cluster_and_the_exclusions() {
     assert_eq!(rules.outside, ["eth0".to_owned()].into());
     wanted.masquerade = false;
     assert!(decide(&wanted, &both()).rules.masquerade.is_empty());
+}
+
+#[test]
+fn a_node_address_inside_the_cluster_is_told() {
+    let mut wanted = wanted(VXLAN);
+    wanted.peers.insert("b".into(), peer(&["10.1.200.2/24"], &["10.1.2.0/24"], 2));
+    let desired = decide(&wanted, &eth0());
+    assert_eq!(codes(&desired), ["underlay-in-cluster"]);
+    assert_eq!(desired.findings.first().unwrap().subject, "b");
 }
