@@ -72,7 +72,7 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
         (self.put)("  memory then (VmRSS)", "MB", meter::memory(machine.pid(), "VmRSS"), Goal::AtMost(MEMORY_MB));
         (self.put)("  requests to etcd", "", meter::total(&requests), Goal::None);
         let bytes = meter::received(&machine.node) - bytes;
-        (self.put)("  bytes received", "kB", float(bytes) / 1e3, Goal::None);
+        (self.put)("  bytes received at start", "kB", float(bytes) / 1e3, Goal::None);
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
         (self.put)("  processor time of weftd", "ms", median(cpu), Goal::Constant(0.5));
         (self.put)("  netlink requests", "", per_event(sent), Goal::Constant(0.5));
         (self.put)("  changes in the kernel", "", per_event(changes as u64), Goal::Constant(0.5));
-        (self.put)("  bytes received", "B", per_event(bytes), Goal::Constant(100.0));
+        (self.put)("  bytes received of an event", "B", per_event(bytes), Goal::Constant(100.0));
         (self.put)("  memory after all (VmHWM)", "MB", meter::memory(machine.pid(), "VmHWM"), Goal::AtMost(MEMORY_MB));
         Ok(())
     }

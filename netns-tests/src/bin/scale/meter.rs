@@ -55,7 +55,7 @@ impl Requests {
 
 /// All of them together.
 pub fn total(requests: &BTreeMap<String, f64>) -> f64 {
-    requests.values().sum()
+    requests.values().fold(0.0, |sum, count| sum + count)
 }
 
 /// The middle one; NaN of none.

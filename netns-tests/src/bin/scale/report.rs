@@ -90,12 +90,12 @@ impl Table {
     fn lines(&self, text: &mut String) {
         line(text, &format!("\n{}    {}", self.name, self.title));
         let heads: String = self.columns.iter().map(|column| format!("{column:>12}")).collect();
-        line(text, &format!("  {:<38}{:<5}{heads}{:>11}{:>5}", "", "", "target", "met"));
+        line(text, &format!("  {:<42}{:<5}{heads}{:>11}{:>5}", "", "", "target", "met"));
         for row in &self.rows {
             let cells: String =
                 row.values.iter().map(|value| format!("{:>12}", value.map_or("-".to_owned(), cell))).collect();
             let met = row.met().map_or("", |met| if met { "yes" } else { "NO" });
-            line(text, &format!("  {:<38}{:<5}{cells}{:>11}{met:>5}", row.label, row.unit, row.goal.text()));
+            line(text, &format!("  {:<42}{:<5}{cells}{:>11}{met:>5}", row.label, row.unit, row.goal.text()));
         }
     }
 
