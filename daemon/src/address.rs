@@ -16,7 +16,7 @@ pub struct HostAddress {
     pub interface: String,
     /// The address.
     pub addr: IfAddr,
-    /// It will stay: no privacy address, not deprecated, not still being checked for duplicates.
+    /// It will stay: no privacy address, not deprecated, no duplicate of another host's.
     pub stable: bool,
     /// IPv4: not the first of its subnet (a virtual address of keepalived, say).
     pub secondary: bool,
@@ -38,7 +38,11 @@ pub struct HostAddresses {
 ///
 /// # Errors
 /// A sentence when there is none, or not the one that was asked for.
-pub fn choose(asked: &UnderlayConf, host: &HostAddresses, published: &[IfAddr]) -> Result<Vec<IfAddr>, String> {
+pub fn choose(
+    asked: &UnderlayConf,
+    host: &HostAddresses,
+    published: &[IfAddr],
+) -> Result<Vec<IfAddr>, String> {
     if !asked.addresses.is_empty() {
         return as_asked(&asked.addresses, host);
     }
@@ -61,9 +65,12 @@ pub fn choose(asked: &UnderlayConf, host: &HostAddresses, published: &[IfAddr]) 
 }
 
 fn as_asked(addresses: &[IfAddr], host: &HostAddresses) -> Result<Vec<IfAddr>, String> {
-    let is_there = |wanted: &&IfAddr| host.addresses.iter().any(|address| address.addr.addr() == wanted.addr());
+    let is_there =
+        |wanted: &&IfAddr| host.addresses.iter().any(|address| address.addr.addr() == wanted.addr());
     match addresses.iter().find(|wanted| !is_there(wanted)) {
-        Some(missing) => Err(format!("no interface of this node has the address {missing}, given in `addresses`")),
+        Some(missing) => {
+            Err(format!("no interface of this node has the address {missing}, given in `addresses`"))
+        }
         None => Ok(addresses.to_vec()),
     }
 }
@@ -72,7 +79,8 @@ fn interface(asked: &UnderlayConf, host: &HostAddresses, ipv4: bool) -> Option<(
     if let Some(name) = &asked.interface {
         return Some((name.clone(), None));
     }
-    let (own, other) = if ipv4 { (&host.default_v4, &host.default_v6) } else { (&host.default_v6, &host.default_v4) };
+    let (own, other) =
+        if ipv4 { (&host.default_v4, &host.default_v6) } else { (&host.default_v6, &host.default_v4) };
     // A family without a default route goes by the other's interface; without any, by the only one there is.
     own.clone().or_else(|| other.clone().map(|(name, _)| (name, None))).or_else(|| {
         let mut names: Vec<&String> = host.addresses.iter().map(|address| &address.interface).collect();
@@ -92,7 +100,10 @@ fn best(
     published: &[IfAddr],
 ) -> Option<IfAddr> {
     let possible = host.addresses.iter().filter(|address| {
-        address.interface == interface && address.addr.is_ipv4() == ipv4 && address.stable && !address.secondary
+        address.interface == interface
+            && address.addr.is_ipv4() == ipv4
+            && address.stable
+            && !address.secondary
     });
     let is_host_prefix = |addr: &IfAddr| addr.prefix_len() == if ipv4 { 32 } else { 128 };
     possible
@@ -123,7 +134,8 @@ pub fn observe(socket: &mut Socket) -> Result<HostAddresses, String> {
         host.addresses.push(HostAddress {
             interface: interface.clone(),
             addr: ifaddr,
-            stable: !temporary && !address.deprecated && !address.tentative && !address.duplicate,
+            // One that is still being checked for duplicates (at boot, for a second) is nearly always kept.
+            stable: !temporary && !address.deprecated && !address.duplicate,
             secondary: address.secondary && ifaddr.is_ipv4(),
         });
     }
@@ -133,7 +145,9 @@ pub fn observe(socket: &mut Socket) -> Result<HostAddresses, String> {
             route.destination.1 == 0 && route.table == route::MAIN && route.protocol != route::PROTOCOL
         });
         let best = defaults
-            .filter_map(|route| Some((route.priority.unwrap_or(0), foreign.get(&route.link)?.clone(), route.source)))
+            .filter_map(|route| {
+                Some((route.priority.unwrap_or(0), foreign.get(&route.link)?.clone(), route.source))
+            })
             .min_by_key(|(priority, _, _)| *priority);
         let best = best.map(|(_, name, source)| (name, source));
         if ipv4 { host.default_v4 = best } else { host.default_v6 = best }
@@ -146,7 +160,12 @@ mod tests {
     use super::*;
 
     fn address(interface: &str, addr: &str) -> HostAddress {
-        HostAddress { interface: interface.to_owned(), addr: addr.parse().unwrap(), stable: true, secondary: false }
+        HostAddress {
+            interface: interface.to_owned(),
+            addr: addr.parse().unwrap(),
+            stable: true,
+            secondary: false,
+        }
     }
 
     fn default(name: &str) -> Option<(String, Option<IpAddr>)> {
@@ -203,7 +222,8 @@ mod tests {
     fn without_default_routes_only_a_single_interface_is_no_guess() {
         let none = HostAddresses { default_v4: None, default_v6: None, ..host() };
         assert!(choose(&UnderlayConf::default(), &none, &[]).unwrap_err().contains("give `interface`"));
-        let single = HostAddresses { addresses: vec![address("eth0", "10.0.0.5/24")], ..HostAddresses::default() };
+        let single =
+            HostAddresses { addresses: vec![address("eth0", "10.0.0.5/24")], ..HostAddresses::default() };
         assert_eq!(texts(choose(&UnderlayConf::default(), &single, &[])), ["10.0.0.5/24"]);
     }
 

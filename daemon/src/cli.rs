@@ -12,7 +12,8 @@ use crate::conf::load::Given;
 use crate::conf::{KEYS, Key, Kind};
 use crate::{ipam_show, run};
 
-const EXIT_CODES: &str = "Exit code of every command: 0 all is well, 1 it found something (or refused), 2 it could not tell.";
+const EXIT_CODES: &str =
+    "Exit code of every command: 0 all is well, 1 it found something (or refused), 2 it could not tell.";
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Looks after Weft on this node", after_help = EXIT_CODES)]
@@ -203,7 +204,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(cli.command) {
         Ok(verdict) => ExitCode::from(verdict as u8),
         Err(failure) => {
-            let text: String = failure.sentences.iter().map(|sentence| format!("weftd: {sentence}\n")).collect();
+            let text: String =
+                failure.sentences.iter().map(|sentence| format!("weftd: {sentence}\n")).collect();
             let _unheard = io::stderr().write_all(text.as_bytes());
             ExitCode::from(failure.verdict as u8)
         }
@@ -222,7 +224,9 @@ fn dispatch(verb: Verb) -> Result<Verdict, Failure> {
         Verb::Node(NodeVerb::Rm { name, force, destroyed, conf }) => {
             command::node::rm(&conf.0, &name, command::node::Force { force, destroyed })
         }
-        Verb::Ipam(IpamVerb::Show { output }) => ipam_show::run(output.output).map_err(Failure::could_not_tell),
+        Verb::Ipam(IpamVerb::Show { output }) => {
+            ipam_show::run(output.output).map_err(Failure::could_not_tell)
+        }
         Verb::Install { from, conf } => command::install::install(&conf.0, from.as_deref()),
         Verb::Uninstall { pods, conf } => command::install::uninstall(&conf.0, pods),
     }
@@ -257,7 +261,8 @@ mod tests {
     fn every_key_is_a_flag() {
         for key in KEYS {
             let flag = format!("--{}", key.flag());
-            let Verb::Run { conf, .. } = Cli::try_parse_from(["weftd", "run", &flag, "x"]).unwrap().command else {
+            let Verb::Run { conf, .. } = Cli::try_parse_from(["weftd", "run", &flag, "x"]).unwrap().command
+            else {
                 panic!("another command")
             };
             assert_eq!(conf.0.flags, [(key, "x".to_owned())], "{flag}");

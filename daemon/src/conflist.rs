@@ -97,8 +97,12 @@ mod tests {
         let bridge: Value =
             serde_json::from_str(&Conflist { mode: PodMode::Bridge, mtu: Some(1450) }.render()).unwrap();
         let plugin = &bridge["plugins"][0];
-        assert_eq!((&plugin["mode"], &plugin["bridge"], &plugin["mtu"]), (&json!("bridge"), &json!("cbr0"), &json!(1450)));
-        let veth: Value = serde_json::from_str(&Conflist { mode: PodMode::Veth, mtu: None }.render()).unwrap();
+        assert_eq!(
+            (&plugin["mode"], &plugin["bridge"], &plugin["mtu"]),
+            (&json!("bridge"), &json!("cbr0"), &json!(1450))
+        );
+        let veth: Value =
+            serde_json::from_str(&Conflist { mode: PodMode::Veth, mtu: None }.render()).unwrap();
         let plugin = &veth["plugins"][0];
         assert_eq!(plugin["mode"], "veth");
         for key in ["bridge", "hairpinMode", "mtu"] {
@@ -108,14 +112,20 @@ mod tests {
 
     #[test]
     fn it_names_no_ranges_so_that_addresses_come_from_granted_blocks() {
-        let list: Value = serde_json::from_str(&Conflist { mode: PodMode::Veth, mtu: None }.render()).unwrap();
+        let list: Value =
+            serde_json::from_str(&Conflist { mode: PodMode::Veth, mtu: None }.render()).unwrap();
         assert_eq!(list["plugins"][0]["ipam"], json!({"type": "weft-ipam"}));
     }
 
     #[test]
     fn only_our_own_file_is_recognised() {
         assert!(is_ours(Conflist { mode: PodMode::Bridge, mtu: None }.render().as_bytes()));
-        for other in ["", "{}", r#"{"name":"weft","plugins":[{"type":"bridge"}]}"#, r#"{"name":"x","plugins":[{"type":"weft"}]}"#] {
+        for other in [
+            "",
+            "{}",
+            r#"{"name":"weft","plugins":[{"type":"bridge"}]}"#,
+            r#"{"name":"x","plugins":[{"type":"weft"}]}"#,
+        ] {
             assert!(!is_ours(other.as_bytes()), "{other}");
         }
     }

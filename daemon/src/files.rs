@@ -104,8 +104,14 @@ impl Lock {
     pub fn take(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         let mut options = OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(false).mode(PRIVATE).open(path).map_err(failed)?;
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PRIVATE)
+            .open(path)
+            .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -113,7 +119,8 @@ impl Lock {
                 // It is for the sentence only.
                 let _unread = file.read_to_string(&mut pid);
                 let pid = pid.trim();
-                let holder = if pid.is_empty() { "another process".to_owned() } else { format!("process {pid}") };
+                let holder =
+                    if pid.is_empty() { "another process".to_owned() } else { format!("process {pid}") };
                 return Err(LockError::Held { path: path.to_owned(), holder });
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),

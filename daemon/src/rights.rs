@@ -43,9 +43,12 @@ fn network_is_not_ours() -> Option<String> {
     let attempt = Socket::route().and_then(|mut socket| socket.execute(&[link::delete(NO_LINK)]));
     match attempt {
         Err(error) if error.is(libc::EPERM) => Some(
-            "this network belongs to another user namespace: CAP_NET_ADMIN is there, but not for it".to_owned(),
+            "this network belongs to another user namespace: CAP_NET_ADMIN is there, but not for it"
+                .to_owned(),
         ),
-        Err(error) if !error.is(libc::ENODEV) => Some(format!("ask the kernel for this node's network: {error}")),
+        Err(error) if !error.is(libc::ENODEV) => {
+            Some(format!("ask the kernel for this node's network: {error}"))
+        }
         _ => None,
     }
 }
@@ -59,9 +62,9 @@ fn forwarding_cannot_be_set(sysctl_root: &Path) -> Option<String> {
     if value.trim() == "1" {
         return None;
     }
-    access(&path, AccessFlags::W_OK)
-        .err()
-        .map(|error| format!("forwarding is off and {} cannot be written ({error}); see `sysctl_root`", path.display()))
+    access(&path, AccessFlags::W_OK).err().map(|error| {
+        format!("forwarding is off and {} cannot be written ({error}); see `sysctl_root`", path.display())
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod daemon;
 mod document;
 mod host;
 mod local;
+mod needs;
 mod notices;
 mod places;
 mod plane;

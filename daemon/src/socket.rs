@@ -149,12 +149,14 @@ async fn need_block(
 }
 
 fn ends() -> Error {
-    Error::new(code::TRY_AGAIN, "weftd is ending").with_details("it starts again by itself; so does the runtime's attempt")
+    Error::new(code::TRY_AGAIN, "weftd is ending")
+        .with_details("it starts again by itself; so does the runtime's attempt")
 }
 
 fn parse(json: &[u8]) -> Result<Op, Error> {
-    let request: Request = serde_json::from_slice(json)
-        .map_err(|error| Error::new(code::TRY_AGAIN, format!("weftd does not understand the question: {error}")))?;
+    let request: Request = serde_json::from_slice(json).map_err(|error| {
+        Error::new(code::TRY_AGAIN, format!("weftd does not understand the question: {error}"))
+    })?;
     if request.v == VERSION {
         return Ok(request.op);
     }

@@ -34,7 +34,8 @@ fn etcd(conf: &StoreConf) -> Result<etcd::Conf, String> {
         conf.endpoints.iter().map(|text| etcd::Endpoint::parse(text, false)).collect();
     let mut etcd = etcd::Conf::new(endpoints.map_err(|error| error.to_string())?);
     etcd.prefix = Prefix::parse(&conf.prefix).map_err(|error| error.to_string())?;
-    etcd.tls = conf.ca.clone().map(|ca| etcd::TlsFiles { ca, identity: conf.cert.clone().zip(conf.key.clone()) });
+    etcd.tls =
+        conf.ca.clone().map(|ca| etcd::TlsFiles { ca, identity: conf.cert.clone().zip(conf.key.clone()) });
     let login = conf.username.clone().zip(conf.password.as_ref());
     etcd.credentials =
         login.map(|(user, password)| etcd::Credentials { user, password: password.reveal().to_owned() });

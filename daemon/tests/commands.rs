@@ -96,7 +96,8 @@ fn a_change_that_must_not_be_is_refused_with_all_reasons() {
     for part in ["10.199.0.0/16 is missing", "25 is not 26"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let text = operator.says(&["config", "set", "colour=red", "mtu=1400", "masquerade=perhaps"], FOUND_SOMETHING);
+    let text =
+        operator.says(&["config", "set", "colour=red", "mtu=1400", "masquerade=perhaps"], FOUND_SOMETHING);
     for part in ["colour", "each node's own", "neither true nor false"] {
         assert!(text.contains(part), "{part}: {text}");
     }

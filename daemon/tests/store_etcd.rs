@@ -238,6 +238,14 @@ fn a_full_store_is_named_and_takes_deletes() {
     node.write(vec![Write::Delete { key: "use/a".to_owned() }]);
 }
 
+/// The writer ends also when the reader panics.
+struct Ending<'a>(&'a AtomicBool);
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_list_of_many_pages_is_of_one_revision_while_others_write() {
     let Some(cluster) = Cluster::one() else { return };
@@ -258,6 +266,7 @@ fn a_list_of_many_pages_is_of_one_revision_while_others_write() {
                 }
             }
         });
+        let _ending = Ending(&done);
         let mut revisions: Vec<_> = (0..10)
             .map(|_| {
                 let Ok(Reply::Listing(all)) = node.call(Op::List { prefix: "n/".to_owned() }) else {
@@ -268,7 +277,6 @@ fn a_list_of_many_pages_is_of_one_revision_while_others_write() {
                 all.revision
             })
             .collect();
-        done.store(true, Ordering::Relaxed);
         revisions.dedup();
         assert!(revisions.len() > 1, "nobody wrote meanwhile");
     });

@@ -23,6 +23,7 @@ mod weftd;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use conf::{Network, WeftdConf};
@@ -108,6 +109,33 @@ impl ClusterNode {
     /// Its daemon; panics if none was started yet.
     pub fn weftd(&self) -> &Weftd {
         self.weftd.get().unwrap_or_else(|| panic!("no weftd was started on {}", self.name()))
+    }
+}
+
+impl ClusterNode {
+    /// What a reboot takes: the daemon, pods, records, links, routes and rules. `/var/lib/weft` stays.
+    pub fn reboot(&self, pods: &[ClusterPod]) {
+        static BOOTS: AtomicU32 = AtomicU32::new(1);
+        self.lose_everything(pods);
+        let boot = BOOTS.fetch_add(1, Ordering::Relaxed);
+        self.node.set_boot_id(&format!("11111111-2222-3333-4444-{boot:012}"));
+    }
+
+    /// The same within one boot: all that is not on disk has to be made again.
+    pub fn lose_everything(&self, pods: &[ClusterPod]) {
+        self.weftd().kill();
+        pods.iter().for_each(|pod| pod.pod.destroy_netns());
+        self.run(["sh", "-c", "rm -rf /run/weft/* /run/weftd/* /etc/cni/net.d/*"]);
+        self.run(["nft", "flush", "ruleset"]);
+        let links = self.json(["ip", "-j", "link", "show"]);
+        let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
+        for name in names.filter(|name| name.starts_with("weft") || *name == "cbr0") {
+            let _went_with_another = self.try_run(["ip", "link", "delete", name]);
+        }
+        for family in ["-4", "-6"] {
+            let _none = self.try_run(["ip", family, "route", "flush", "proto", "87"]);
+        }
+        self.run(["ip", "address", "flush", "dev", "lo", "scope", "global"]);
     }
 }
 

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use netns_tests::cluster::{
-    ClusterLab, ClusterPod, Flow, Layout, Monitor, Network, PATIENCE, Prober, assert_all_reach_all, long_or,
-    require_cluster, status,
+    ClusterLab, ClusterPod, Flow, Layout, Monitor, Network, PATIENCE, Prober, Underlay, assert_all_reach_all,
+    long_or, require_cluster, status,
 };
 use netns_tests::{Inside, wait_until, weft_bin_dir};
 
@@ -13,7 +13,7 @@ fn backends() -> [(&'static str, Layout, Network); 2] {
     let network = Network::default();
     [
         ("vxlan", Layout::default(), network.clone()),
-        ("routes", Layout::default().flat(), network.backend("routes").mode("veth")),
+        ("routes", Layout::default().flat().underlay(Underlay::Dual), network.backend("routes").mode("veth")),
     ]
 }
 
@@ -47,6 +47,7 @@ fn no_packet_is_lost_while_weftd_is_stopped_killed_and_upgraded() {
         std::fs::copy(weft_bin_dir().join("weftd"), &upgraded).expect("another build");
         let probers: Vec<_> = pods[2].ips.iter().map(|ip| Prober::start(&pods[0], *ip)).collect();
         let flow = Flow::start(&pods[0], &pods[2], pods[2].ip());
+        let started_at = Instant::now();
         for node in [0, 2] {
             let weftd = lab.nodes[node].weftd();
             assert!(weftd.stop().success(), "SIGTERM is an orderly end");
@@ -68,6 +69,7 @@ fn no_packet_is_lost_while_weftd_is_stopped_killed_and_upgraded() {
             weftd.wait_ready();
             assert_status(&lab, "upgraded");
         }
+        eprintln!("{backend}: ten ends and starts in {:?}", started_at.elapsed());
         let flow = flow.finish().unwrap_or_else(|error| panic!("{backend}: the connection broke: {error}"));
         for prober in probers {
             let report = prober.finish();
@@ -175,9 +177,8 @@ fn killed_at_any_message_weftd_completes_its_work_at_the_next_start() {
     let weftd = lab.start_with(2, lab.conf(2, &network), false);
     weftd.wait_ready();
     for at in long_or(all, some) {
-        // As a node that lost everything but its identity.
-        weftd.command_ok(&["uninstall", "--pods"]);
-        weftd.kill();
+        // Everything is to be made again.
+        lab.nodes[2].lose_everything(&[]);
         let inject = format!("inject=sendto,sendmsg:signal=KILL:when={at}");
         weftd.start_under(
             &["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto,sendmsg", "-e", &inject],

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use netns_tests::cluster::{
-    ClusterLab, ClusterPod, Layout, Network, PATIENCE, assert_all_reach_all, blocks_giving, require_cluster,
+    ClusterLab, Layout, Network, PATIENCE, assert_all_reach_all, blocks_giving, require_cluster,
 };
 use netns_tests::{Inside, wait_until};
 use serde_json::Value;
@@ -27,22 +27,6 @@ fn blocks(lab: &ClusterLab, node: usize) -> BTreeSet<String> {
     blocks.filter_map(|block| block["cidr"].as_str().map(str::to_owned)).collect()
 }
 
-/// What a reboot takes: pods, records, links, routes, rules, and the daemon. `/var/lib/weft` stays.
-fn reboot(lab: &ClusterLab, node: usize, pods: &[ClusterPod]) {
-    let it = &lab.nodes[node];
-    it.weftd().kill();
-    pods.iter().for_each(|pod| pod.pod.destroy_netns());
-    it.node.set_boot_id("11111111-2222-3333-4444-555555555555");
-    it.run(["sh", "-c", "rm -rf /run/weft/* /run/weftd/* /etc/cni/net.d/*"]);
-    it.run(["nft", "flush", "ruleset"]);
-    for link in ["cbr0", "weft-vx", "weft-node"] {
-        let _none = it.try_run(["ip", "link", "delete", link]);
-    }
-    for family in ["-4", "-6"] {
-        let _none = it.try_run(["ip", family, "route", "flush", "proto", "87"]);
-    }
-}
-
 #[test]
 fn after_a_reboot_a_node_has_its_identity_and_its_blocks() {
     if !require_cluster() {
@@ -52,7 +36,7 @@ fn after_a_reboot_a_node_has_its_identity_and_its_blocks() {
     let mut pods = lab.pod_on_each("p");
     let before = (record(&lab, 2)["instance"].clone(), blocks(&lab, 2));
     assert!(!before.1.is_empty());
-    reboot(&lab, 2, &[pods.pop().expect("a pod")]);
+    lab.nodes[2].reboot(&[pods.pop().expect("a pod")]);
     lab.nodes[2].weftd().start(&[]);
     lab.wait_ready();
     assert_eq!((record(&lab, 2)["instance"].clone(), blocks(&lab, 2)), before);
@@ -92,7 +76,7 @@ fn with_a_wiped_memory_and_no_pods_a_node_is_a_new_one_and_takes_nothing_over() 
     let lab = started("wiped", &Network::default());
     let mut pods = lab.pod_on_each("p");
     let (instance, old) = (record(&lab, 2)["instance"].clone(), blocks(&lab, 2));
-    reboot(&lab, 2, &[pods.pop().expect("a pod")]);
+    lab.nodes[2].reboot(&[pods.pop().expect("a pod")]);
     let node = &lab.nodes[2];
     node.run(["sh", "-c", "rm -rf /var/lib/weft/*"]);
     node.weftd().start(&[]);

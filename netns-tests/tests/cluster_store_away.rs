@@ -7,7 +7,7 @@ use netns_tests::cluster::{
     ClusterLab, ClusterPod, Layout, Network, PATIENCE, Prober, blocks_giving, long_or, require_cluster,
     status,
 };
-use netns_tests::{Inside, wait_until};
+use netns_tests::wait_until;
 
 /// Small blocks, so that a test can use them up.
 fn small() -> Network {
@@ -172,14 +172,14 @@ fn a_removed_node_that_boots_without_the_store_gives_nothing_that_others_give() 
         return;
     }
     let lab = started("rmboot", 1, &small());
-    let before = lab.pod_on_each("old");
+    let mut before = lab.pod_on_each("old");
     let lost = &lab.nodes[2];
     lab.wire.set_plugged(lost, false);
     lost.weftd().wait_finding("store-away", true);
     lost.weftd().kill();
     let removed = lab.nodes[0].weftd().command(&["node", "rm", "c", "--force"]);
     assert!(removed.status.success(), "{removed:?}");
-    reboot(&lab, 2, &before[2]);
+    lost.reboot(&[before.pop().expect("a pod")]);
     lost.weftd().start(&[]);
     wait_until("it gives addresses from memory, or has said why not", PATIENCE, || {
         lab.try_pod(2, "offline").is_ok()
@@ -192,18 +192,4 @@ fn a_removed_node_that_boots_without_the_store_gives_nothing_that_others_give() 
     lost.weftd().wait_finding("removed", true);
     wait_until("it gives no more", PATIENCE, || blocks_giving(&lost.node).is_empty());
     lab.assert_nothing_given_twice();
-}
-
-/// What a reboot takes: pods, records, rules, and the daemon.
-fn reboot(lab: &ClusterLab, node: usize, pod: &ClusterPod) {
-    let it = &lab.nodes[node];
-    pod.pod.destroy_netns();
-    it.node.set_boot_id("11111111-2222-3333-4444-555555555555");
-    it.run(["sh", "-c", "rm -rf /run/weft/* /run/weftd/* /etc/cni/net.d/*"]);
-    it.run(["nft", "flush", "ruleset"]);
-    let _none = it.try_run(["ip", "link", "delete", "cbr0"]);
-    let _none = it.try_run(["ip", "link", "delete", "weft-vx"]);
-    for family in ["-4", "-6"] {
-        let _none = it.try_run(["ip", family, "route", "flush", "proto", "87"]);
-    }
 }

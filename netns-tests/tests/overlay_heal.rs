@@ -188,13 +188,15 @@ fn what_others_delete_comes_back() {
     heals(member, "the VXLAN device", &["ip", "link", "del", "weft-vx"]);
     heals(member, "the device of the node address", &["ip", "link", "del", "weft-node"]);
     heals(member, "a device that is down", &["ip", "link", "set", "weft-vx", "down"]);
-    heals(member, "another MTU", &["ip", "link", "set", "weft-vx", "mtu", "1300"]);
-    heals(member, "another MAC", &["ip", "link", "set", "weft-vx", "address", "02:00:00:00:00:99"]);
+    // On another node: the third harm to one object in a short time is answered later, as it should be.
+    let other = &world.members[1];
+    heals(other, "another MTU", &["ip", "link", "set", "weft-vx", "mtu", "1300"]);
+    heals(other, "another MAC", &["ip", "link", "set", "weft-vx", "address", "02:00:00:00:00:99"]);
     heals(member, "all packet rules", &["nft", "flush", "ruleset"]);
     heals(member, "one rule", &["nft", "flush", "chain", "inet", "weft", "cluster-forward"]);
     heals(member, "the elements of a set", &["nft", "flush", "set", "inet", "weft", "cluster4"]);
     let report = member.settled();
-    assert!(report.healed >= 12, "{report:?}");
+    assert!(report.healed >= 10 && other.settled().healed >= 2, "{report:?}");
     // Nobody tells when a setting changes; the next look at everything sees it.
     member.node.set_sysctl("net.ipv4.ip_forward", "0");
     member.resync();
@@ -286,6 +288,16 @@ fn the_underlay_is_followed() {
     assert!(device().contains("mtu 1350"), "{}", device());
     let route = member.node.run(["ip", "route", "show", "10.1.2.0/26"]);
     assert!(String::from_utf8_lossy(&route.stdout).contains("mtu 1350"));
+    // Another name, as udev may give one late: its addresses are still there.
+    member.node.run(["ip", "link", "set", &link, "down"]);
+    member.node.run(["ip", "link", "set", &link, "name", "lan0"]);
+    member.node.run(["ip", "link", "set", "lan0", "up"]);
+    let link = "lan0".to_owned();
+    wait_until("the new name to be known", SOON, || {
+        member.last().is_some_and(|report| {
+            report.in_sync && report.underlay.first().is_some_and(|way| way.link == link)
+        })
+    });
     // Behind NAT from now on: no link has the published address, the default route leads out.
     member.node.run(["ip", "address", "del", "192.0.2.1/24", "dev", &link]);
     member.node.run(["ip", "address", "add", "192.0.2.77/24", "dev", &link]);

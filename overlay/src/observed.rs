@@ -1,7 +1,7 @@
 //! What the kernel has: read once, then kept up to date from its events. Of others' things only what leads to other
 //! nodes; what we did not make we do not see, hence never touch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ pub struct Observed {
     pub objects: Objects,
     /// What leads to other nodes.
     pub facts: Facts,
+    /// Indexes of links, by name.
+    indexes: BTreeMap<Arc<str>, u32>,
     /// Links that routes of ours lead over, by name: when one goes down, the kernel drops those without a word.
     carriers: BTreeSet<Arc<str>>,
     /// What changed with the last event.
@@ -90,7 +92,7 @@ impl Observed {
 
     /// The index of a link.
     pub fn index_of(&self, name: &str) -> Option<u32> {
-        self.facts.links.iter().find(|(_, link)| &*link.name == name).map(|(index, _)| *index)
+        self.indexes.get(name).copied()
     }
 
     /// The indexes of the devices that have neighbours and forwarding entries of ours; 0 for one that is not there.
@@ -127,13 +129,12 @@ impl Observed {
             link::Change::Present(link) => (link.index, Some(link)),
             link::Change::Gone(index) => (index, None),
         };
-        let before = self.facts.links.get(&index).cloned();
-        let went_down = before.as_ref().is_some_and(|before| before.up)
-            && now
-                .as_ref()
-                .is_none_or(|now| !now.up || Some(&*now.name) != before.as_ref().map(|b| &*b.name));
-        // The kernel drops the IPv4 routes and the neighbours of a link that goes down, and tells nobody.
-        effect.resync |= went_down && self.is_carrier(index);
+        let before = self.facts.links.get(&index);
+        let renamed = before.zip(now.as_ref()).is_some_and(|(before, now)| *before.name != *now.name);
+        let went_down = before.is_some_and(|before| before.up) && now.as_ref().is_none_or(|now| !now.up);
+        // The kernel drops the IPv4 routes and the neighbours of a link that goes down, and tells nobody. What is on a
+        // link of a new name is told by nobody either.
+        effect.resync |= renamed || (went_down && self.is_carrier(index));
         let lost = match now {
             Some(link) => self.put_link(&link),
             None => self.drop_link(index),
@@ -167,6 +168,7 @@ impl Observed {
         // Renamed: what it was is gone.
         let renamed = self.facts.links.get(&link.index).is_some_and(|before| before.name != name);
         let lost = renamed.then(|| self.drop_link(link.index)).flatten();
+        self.indexes.insert(name.clone(), link.index);
         self.facts.links.insert(link.index, LinkFact { name, mtu: link.mtu, up: link.up });
         let Some(device) = Device::by_name(&link.name) else { return lost };
         let object = Object::Link(LinkSpec { up: link.up, kind: link_kind(device, link) });
@@ -175,6 +177,9 @@ impl Observed {
 
     fn drop_link(&mut self, index: u32) -> Option<Key> {
         let link = self.facts.links.remove(&index)?;
+        if self.indexes.get(&link.name) == Some(&index) {
+            self.indexes.remove(&link.name);
+        }
         self.facts.defaults.retain(|(on, _)| *on != index);
         self.facts.addresses.retain(|(on, _)| *on != index);
         let device = Device::by_name(&link.name)?;

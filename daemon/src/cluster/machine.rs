@@ -93,6 +93,8 @@ pub struct Machine {
     /// What is known comes from a snapshot of an earlier run, and whether the store still has that history.
     resumed: Option<Resumed>,
     contact: Option<Moment>,
+    /// When the own keys were last read.
+    verified_at: Duration,
     /// When the request was made that is being answered.
     asked: Now,
 
@@ -127,7 +129,7 @@ pub struct Machine {
     touched: BTreeSet<Arc<str>>,
     all_touched: bool,
     snapshot_due: Option<Duration>,
-    snapshot_written: Duration,
+    snapshot_written: Option<Duration>,
     memory_written: Option<Duration>,
 }
 
@@ -209,6 +211,7 @@ impl Machine {
             relist_at: None,
             resumed: None,
             contact: None,
+            verified_at: now.boot,
             asked: now,
             phase: Phase::Starting,
             verify: true,
@@ -230,7 +233,7 @@ impl Machine {
             touched: BTreeSet::new(),
             all_touched: true,
             snapshot_due: None,
-            snapshot_written: now.boot,
+            snapshot_written: None,
             memory_written: None,
             facts,
         }
@@ -330,6 +333,7 @@ impl Machine {
         }
         self.expire();
         self.plan_return();
+        self.publish_wanted();
         self.drive();
         self.reconcile();
         self.answer_needs();

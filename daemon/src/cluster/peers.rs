@@ -59,6 +59,11 @@ impl Entry {
         }
     }
 
+    /// Whether its record lists a block, or did in a history that was lost.
+    pub fn lists(&self, block: &Subnet) -> bool {
+        self.all_blocks().iter().any(|held| held.cidr == *block)
+    }
+
     /// A node's writes and its removals in their order.
     fn version(&self) -> (u64, u64) {
         (self.epoch, self.serial)

@@ -1,6 +1,12 @@
 //! `weftd check`: compares what the store, this node's records and its kernel say about each other.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
+use weft_cni::ip::Subnet;
+use weft_ipam::ask::{Op, Weftd};
+use weft_ipam::clock::Deadline;
+use weft_ipam::{HostKernel, State};
 
 use super::{Failure, Verdict, block_on, print, store};
 use crate::cli::Output;
@@ -9,10 +15,14 @@ use crate::conf::Conf;
 use crate::conf::load::{Given, load};
 use crate::ipam_show;
 
+/// How long the daemon, or a lock, is waited for.
+const LIMIT: Duration = Duration::from_secs(5);
+
 /// Compares.
 pub fn run(given: &Given, output: Output) -> Result<Verdict, Failure> {
     let conf = load(given, false)?;
     let mut findings = ipam_show::findings().map_err(Failure::could_not_tell)?;
+    findings.extend(against_kernel());
     let store_says = block_on(against_store(&conf));
     let told = match store_says {
         Ok(more) => {
@@ -36,6 +46,20 @@ pub fn run(given: &Given, output: Output) -> Result<Verdict, Failure> {
     }
 }
 
+/// What the running daemon finds in the kernel. One that is away is nothing to complain of here.
+fn against_kernel() -> Vec<String> {
+    let deadline = Deadline::after(Instant::now(), LIMIT);
+    let Ok(json) = Weftd::default().ask(Op::Status, deadline) else { return Vec::new() };
+    let status: Value = serde_json::from_slice(&json).unwrap_or_default();
+    let findings = status["findings"].as_array().into_iter().flatten();
+    let mut found: Vec<String> =
+        findings.filter_map(|finding| finding["sentence"].as_str().map(str::to_owned)).collect();
+    if status["in_sync"] == false && found.is_empty() {
+        found.push("the kernel is not as the cluster wants it yet; weftd is at it".to_owned());
+    }
+    found
+}
+
 /// What the store says about this node against what is granted here.
 async fn against_store(conf: &Conf) -> Result<Vec<String>, Failure> {
     let store = store::open(conf)?;
@@ -43,7 +67,10 @@ async fn against_store(conf: &Conf) -> Result<Vec<String>, Failure> {
     let read = store::read(store.as_ref(), vec![node_key(name)]).await?;
     let granted = granted()?;
     let Some(found) = read.into_iter().next().and_then(|(_, value)| value) else {
-        return Ok(granted.iter().map(|block| format!("{block} is granted here, but the store knows no node {name}")).collect());
+        return Ok(granted
+            .iter()
+            .map(|block| format!("{block} is granted here, but the store knows no node {name}"))
+            .collect());
     };
     let record = match NodeRecord::parse(&found.key, &found.value) {
         Ok(record) => record,
@@ -60,7 +87,9 @@ async fn against_store(conf: &Conf) -> Result<Vec<String>, Failure> {
     for (key, value) in store::read(store.as_ref(), keys).await? {
         let owner = value.map(|value| BlockRecord::parse(&key, &value.value));
         match owner {
-            None => findings.push(format!("{name}'s record lists a block whose key {key} is not in the store")),
+            None => {
+                findings.push(format!("{name}'s record lists a block whose key {key} is not in the store"))
+            }
             Some(Err(garbage)) => findings.push(garbage.to_string()),
             Some(Ok(block)) if *block.owner != *name => {
                 findings.push(format!("{key} belongs to {}, but {name}'s record lists it too", block.owner));
@@ -74,10 +103,8 @@ async fn against_store(conf: &Conf) -> Result<Vec<String>, Failure> {
     Ok(findings)
 }
 
-fn granted() -> Result<Vec<weft_cni::ip::Subnet>, Failure> {
-    let mut kernel = weft_ipam::HostKernel::default();
-    let deadline = weft_ipam::clock::Deadline::after(std::time::Instant::now(), std::time::Duration::from_secs(5));
-    let state = weft_ipam::State::open_existing(&mut kernel, deadline);
+fn granted() -> Result<Vec<Subnet>, Failure> {
+    let state = State::open_existing(&mut HostKernel::default(), Deadline::after(Instant::now(), LIMIT));
     let granted = state.and_then(|state| state.map_or(Ok(Vec::new()), |state| state.granted()));
     granted.map_err(|error| Failure::could_not_tell(error.to_string()))
 }

@@ -4,7 +4,7 @@ use super::{Failure, Verdict, block_on, print, store};
 use crate::cli::Output;
 use crate::cluster::{Network, Problem, change, create};
 use crate::conf::load::{Given, load};
-use crate::conf::{read_changes, Conf};
+use crate::conf::{Conf, read_changes};
 use crate::store::{CONFIG, Compare, Expect, Txn, Write};
 
 /// How often a change is tried again that somebody else's came before.
@@ -14,7 +14,9 @@ const ATTEMPTS: u32 = 5;
 pub fn init(given: &Given) -> Result<Verdict, Failure> {
     let conf = load(given, true)?;
     let Some(asked) = conf.asked().filter(|asked| asked.cidrs.is_some()) else {
-        return Err(Failure::refused("network.cidrs: is missing: the pods' networks, as in --network-cidrs 10.244.0.0/16"));
+        return Err(Failure::refused(
+            "network.cidrs: is missing: the pods' networks, as in --network-cidrs 10.244.0.0/16",
+        ));
     };
     let network = create(&asked).map_err(|problems| all(&problems))?;
     let created = block_on(async {
@@ -25,7 +27,9 @@ pub fn init(given: &Given) -> Result<Verdict, Failure> {
         print(&format!("created the cluster's configuration\n{}", table(&network)))?;
         return Ok(Verdict::Fine);
     }
-    Err(Failure::refused("the cluster has a configuration already: see `weftd config get`, change it by `weftd config set`"))
+    Err(Failure::refused(
+        "the cluster has a configuration already: see `weftd config get`, change it by `weftd config set`",
+    ))
 }
 
 /// Shows it.
@@ -44,7 +48,10 @@ pub fn set(given: &Given, changes: &[String]) -> Result<Verdict, Failure> {
     let conf = load(given, false)?;
     let asked = read_changes(changes)?;
     if let Some(cidrs) = &asked.cidrs {
-        let clashes = crate::conf::overlaps(cidrs, &crate::conf::load::host_networks().map_err(Failure::could_not_tell)?);
+        let clashes = crate::conf::overlaps(
+            cidrs,
+            &crate::conf::load::host_networks().map_err(Failure::could_not_tell)?,
+        );
         if !clashes.is_empty() {
             return Err(clashes.into());
         }
@@ -61,7 +68,9 @@ pub fn set(given: &Given, changes: &[String]) -> Result<Verdict, Failure> {
                 return print(&table(&changed)).map(|()| Verdict::Fine);
             }
         }
-        Err(Failure::could_not_tell("others change the configuration at the same time; see `weftd config get`, then try again"))
+        Err(Failure::could_not_tell(
+            "others change the configuration at the same time; see `weftd config get`, then try again",
+        ))
     })
 }
 
@@ -71,7 +80,9 @@ async fn current(conf: &Conf) -> Result<Network, Failure> {
 }
 
 fn none() -> Failure {
-    Failure::refused("the cluster has no configuration yet: create it by `weftd config init`, or `weftd run --init`")
+    Failure::refused(
+        "the cluster has no configuration yet: create it by `weftd config init`, or `weftd run --init`",
+    )
 }
 
 fn all(problems: &[Problem]) -> Failure {
@@ -113,9 +124,16 @@ mod tests {
 
     #[test]
     fn the_table_has_a_line_for_each_key() {
-        let asked = Asked { cidrs: Some(vec!["10.1.0.0/16".parse().unwrap()]), vni: Some(7), ..Asked::default() };
+        let asked =
+            Asked { cidrs: Some(vec!["10.1.0.0/16".parse().unwrap()]), vni: Some(7), ..Asked::default() };
         let text = table(&create(&asked).unwrap());
-        for line in ["cidrs = [\"10.1.0.0/16\"]", "backend = \"vxlan\"", "vni = 7", "block_size_v4 = 26", "masquerade = true"] {
+        for line in [
+            "cidrs = [\"10.1.0.0/16\"]",
+            "backend = \"vxlan\"",
+            "vni = 7",
+            "block_size_v4 = 26",
+            "masquerade = true",
+        ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
         assert!(!text.contains("format"), "{text}");

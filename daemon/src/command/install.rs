@@ -42,14 +42,18 @@ pub fn install(given: &Given, from: Option<&Path>) -> Result<Verdict, Failure> {
 pub fn uninstall(given: &Given, pods: bool) -> Result<Verdict, Failure> {
     let conf = load(given, false)?;
     if Places::is_running() {
-        return Err(Failure::refused("weftd runs on this node and would put everything back: stop it first (systemctl disable --now weftd)"));
+        return Err(Failure::refused(
+            "weftd runs on this node and would put everything back: stop it first (systemctl disable --now weftd)",
+        ));
     }
     let live = live_pods()?;
     if !live.is_empty() && !pods {
+        let names: Vec<&str> = live.iter().take(3).map(|(_, name)| name.as_str()).collect();
         return Err(Failure::refused(format!(
-            "{} pods are attached to Weft on this node ({}…): drain the node first, or give --pods to take their network away",
+            "pods are attached to Weft on this node ({} interfaces: {}): drain the node first, or give --pods to take \
+             their network away",
             live.len(),
-            live.first().map_or("", |(_, name)| name),
+            names.join(", "),
         )));
     }
     let mut report = Report::default();
@@ -67,7 +71,11 @@ pub fn uninstall(given: &Given, pods: bool) -> Result<Verdict, Failure> {
         report.note("the daemon's socket and locks", remove_run_dir());
     }
     print(&report.said)?;
-    if report.problems.is_empty() { Ok(Verdict::Fine) } else { Err(Failure::all(Verdict::CouldNotTell, report.problems)) }
+    if report.problems.is_empty() {
+        Ok(Verdict::Fine)
+    } else {
+        Err(Failure::all(Verdict::CouldNotTell, report.problems))
+    }
 }
 
 /// What was done and what was not: one fault does not end the rest.
@@ -141,7 +149,8 @@ fn remove_records() -> Result<bool, String> {
         let Ok(entries) = std::fs::read_dir(root) else { continue };
         for entry in entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_ours)) {
             let path = entry.path();
-            let gone = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let gone =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             gone.map_err(|error| format!("remove {}: {error}", path.display()))?;
             removed = true;
         }
@@ -156,7 +165,8 @@ fn tell_the_store(conf: &Conf) -> Result<bool, String> {
         let name = conf.node.as_str();
         for _ in 0..5 {
             let first = store::read(store.as_ref(), removal_reads(name, None)).await?;
-            let record = first.iter().find(|(key, _)| *key == node_key(name)).and_then(|(_, value)| value.as_ref());
+            let record =
+                first.iter().find(|(key, _)| *key == node_key(name)).and_then(|(_, value)| value.as_ref());
             if record.is_none() {
                 return Ok(false);
             }

@@ -116,7 +116,8 @@ pub fn rm(given: &Given, name: &str, force: Force) -> Result<Verdict, Failure> {
         for _ in 0..ATTEMPTS {
             // Its blocks are known from its record, and all must be of one revision.
             let first = store::read(store.as_ref(), removal_reads(name, None)).await?;
-            let record = first.iter().find(|(key, _)| *key == node_key(name)).and_then(|(_, value)| value.as_ref());
+            let record =
+                first.iter().find(|(key, _)| *key == node_key(name)).and_then(|(_, value)| value.as_ref());
             let read = store::read(store.as_ref(), removal_reads(name, record)).await?;
             let txn = plan_removal(name, &read, removal, SystemTime::now())
                 .map_err(|refusal| Failure::refused(refusal.to_string()))?;

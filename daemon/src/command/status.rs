@@ -34,7 +34,8 @@ pub fn run(given: &Given, output: Output) -> Result<Verdict, Failure> {
         Ok(json) => serde_json::from_slice(&json)
             .map_err(|error| Failure::could_not_tell(format!("weftd says what is no status: {error}")))?,
         Err(error) => {
-            let hangs = Places::is_running().then(|| format!("it runs but does not answer: {}", error.details));
+            let hangs =
+                Places::is_running().then(|| format!("it runs but does not answer: {}", error.details));
             from_disk(&load(given, false)?, hangs)?
         }
     };
@@ -83,10 +84,12 @@ fn table(document: &Value) -> String {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
-        Value::Array(items) => {
-            items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
-        }
-        other => other.to_string(),
+        Value::Array(items) => items
+            .iter()
+            .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join(", "),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Object(_)) => other.to_string(),
     };
     let store = &document["store"];
     let reached = match (&document["daemon"], &store["away"]) {
@@ -116,7 +119,9 @@ fn table(document: &Value) -> String {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|block| ["cidr", "granted", "used", "free", "resting"].map(|key| or_dash(&text(&block[key]))).to_vec())
+        .map(|block| {
+            ["cidr", "granted", "used", "free", "resting"].map(|key| or_dash(&text(&block[key]))).to_vec()
+        })
         .collect();
     if !blocks.is_empty() {
         out.push_str(&format!("\n{}", render(&["BLOCK", "GRANTED", "USED", "FREE", "RESTING"], &blocks)));

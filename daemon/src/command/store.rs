@@ -49,6 +49,8 @@ pub async fn network(store: &dyn Store) -> Result<Option<(Network, i64)>, Failur
 fn unexpected(answer: Result<Reply, StoreError>) -> Failure {
     match answer {
         Err(error) => Failure::could_not_tell(format!("the store: {error}")),
-        Ok(reply) => Failure::could_not_tell(format!("the store gave an answer to another question: {reply:?}")),
+        Ok(reply) => {
+            Failure::could_not_tell(format!("the store gave an answer to another question: {reply:?}"))
+        }
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
+use super::Invalid;
 use super::keys::{KEYS, Key, Kind};
 use super::suggest::nearest;
-use super::Invalid;
 
 /// The field of a problem with the file as a whole.
 const FILE: &str = "(file)";

@@ -7,8 +7,8 @@ use std::io;
 use std::path::Path;
 
 use weft_cni::ip::IfAddr;
-use weft_netlink::link::Link;
 use weft_netlink::Socket;
+use weft_netlink::link::Link;
 use weft_netlink::{addr, link, route};
 
 use super::{Conf, HostFacts, HostNetwork, Invalid, Key, Layers};
@@ -32,13 +32,16 @@ pub fn load(given: &Given, on_this_host: bool) -> Result<Conf, Vec<Invalid>> {
     match fs::read_to_string(path) {
         Ok(text) => layers = layers.file(&text),
         Err(error) if given.file.is_none() && error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(vec![Invalid::new("--config", format!("read {}: {error}", path.display()))]),
+        Err(error) => {
+            return Err(vec![Invalid::new("--config", format!("read {}: {error}", path.display()))]);
+        }
     }
     let variables: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("WEFT_"))
         .collect();
-    let layers = layers.variables(&variables).flags(given.flags.iter().map(|(key, text)| (*key, text.as_str())));
+    let layers =
+        layers.variables(&variables).flags(given.flags.iter().map(|(key, text)| (*key, text.as_str())));
     let conf = Conf::read(&layers, &hostname())?;
     let mut facts = HostFacts { unreadable: unreadable(&conf), ..HostFacts::default() };
     if on_this_host && conf.network.cidrs.is_some() {
@@ -55,9 +58,10 @@ fn hostname() -> String {
 
 fn unreadable(conf: &Conf) -> BTreeMap<std::path::PathBuf, String> {
     let files = [&conf.store.ca, &conf.store.cert, &conf.store.key];
-    let failing = files.into_iter().flatten().filter_map(|path| {
-        File::open(path).err().map(|error| (path.clone(), error.to_string()))
-    });
+    let failing = files
+        .into_iter()
+        .flatten()
+        .filter_map(|path| File::open(path).err().map(|error| (path.clone(), error.to_string())));
     failing.collect()
 }
 

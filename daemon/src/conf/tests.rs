@@ -73,7 +73,8 @@ fn a_mistyped_key_is_answered_with_the_one_that_is_meant() {
 
 #[test]
 fn what_is_refused_is_told_in_words() {
-    let sentences = |name: &str| bad(name).into_iter().map(|(_, problem)| problem).collect::<Vec<_>>().join("\n");
+    let sentences =
+        |name: &str| bad(name).into_iter().map(|(_, problem)| problem).collect::<Vec<_>>().join("\n");
     let cidrs = sentences("bad_cidrs");
     for part in [
         "10.244.0.1/16 has host bits set; the network is 10.244.0.0/16",
@@ -110,10 +111,14 @@ fn without_a_name_the_node_is_called_as_its_host() {
 
 #[test]
 fn a_flag_beats_a_variable_beats_the_file() {
-    let variables: BTreeMap<String, String> = [("WEFT_NODE", "b"), ("WEFT_NETWORK_MTU", "1400"), ("WEFT_PORT", "tcp://1")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
-    let flags = [(Key::find("node").unwrap(), "c"), (Key::find("store.endpoints").unwrap(), "http://a:1, http://b:2")];
+    let variables: BTreeMap<String, String> =
+        [("WEFT_NODE", "b"), ("WEFT_NETWORK_MTU", "1400"), ("WEFT_PORT", "tcp://1")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+    let flags = [
+        (Key::find("node").unwrap(), "c"),
+        (Key::find("store.endpoints").unwrap(), "http://a:1, http://b:2"),
+    ];
     let layers = Layers::new().file(&format!("node = \"a\"\n{STORE}")).variables(&variables).flags(flags);
     let conf = Conf::read(&layers, "host").unwrap();
     assert_eq!((conf.node.as_str(), conf.network.mtu), ("c", Some(1400)));
@@ -124,7 +129,8 @@ fn a_flag_beats_a_variable_beats_the_file() {
 fn a_problem_names_the_flag_or_variable_that_it_came_from() {
     let variables = [("WEFT_NETWORK_MTU".to_owned(), "x".to_owned())].into();
     let flags = [(Key::find("network.masquerade").unwrap(), "maybe"), (Key::find("node").unwrap(), "-")];
-    let problems = Conf::read(&Layers::new().file(STORE).variables(&variables).flags(flags), "h").unwrap_err();
+    let problems =
+        Conf::read(&Layers::new().file(STORE).variables(&variables).flags(flags), "h").unwrap_err();
     let fields: Vec<&str> = problems.iter().map(|invalid| invalid.field.as_str()).collect();
     let expected =
         ["network.mtu (WEFT_NETWORK_MTU)", "network.masquerade (--network-masquerade)", "node (--node)"];
@@ -171,7 +177,8 @@ fn uncommented_defaults_of_the_sample_are_valid_too() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/weftd.toml");
     let text = fs::read_to_string(path).unwrap();
     let is_setting = |line: &str| line.starts_with('#') && line.contains(" = ") && !line.starts_with("# ");
-    let unbuilt = |line: &str| line.contains("implementation") || line.contains("51820") || line.contains("listen");
+    let unbuilt =
+        |line: &str| line.contains("implementation") || line.contains("51820") || line.contains("listen");
     let all: Vec<&str> = text
         .lines()
         .map(|line| if is_setting(line) && !unbuilt(line) { line.trim_start_matches('#') } else { line })
@@ -183,12 +190,18 @@ fn uncommented_defaults_of_the_sample_are_valid_too() {
 #[test]
 fn a_pod_network_that_hides_the_hosts_own_is_refused() {
     let conf = read(&format!("{STORE}[network]\ncidrs = [\"10.0.0.0/8\", \"fd00::/64\"]\n")).unwrap();
-    let network = |subnet: &str, what: &str| HostNetwork { subnet: subnet.parse().unwrap(), what: what.to_owned() };
-    let networks = vec![network("192.168.0.0/24", "eth1"), network("10.1.0.0/16", "the address 10.1.0.5/16 on eth0")];
+    let network =
+        |subnet: &str, what: &str| HostNetwork { subnet: subnet.parse().unwrap(), what: what.to_owned() };
+    let networks =
+        vec![network("192.168.0.0/24", "eth1"), network("10.1.0.0/16", "the address 10.1.0.5/16 on eth0")];
     let problems = conf.check(&HostFacts { networks, ..HostFacts::default() });
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].field, "network.cidrs");
-    assert!(problems[0].problem.starts_with("10.0.0.0/8 overlaps with the address 10.1.0.5/16 on eth0 of this host"));
+    assert!(
+        problems[0]
+            .problem
+            .starts_with("10.0.0.0/8 overlaps with the address 10.1.0.5/16 on eth0 of this host")
+    );
     assert_eq!(conf.check(&HostFacts::default()), []);
 }
 
@@ -198,7 +211,10 @@ fn a_file_that_cannot_be_read_is_named_with_the_reason() {
     let conf = read(text).unwrap();
     let unreadable = [("/k".into(), "Permission denied".to_owned()), ("/c".into(), "gone".to_owned())].into();
     let problems = conf.check(&HostFacts { unreadable, ..HostFacts::default() });
-    let expected = [Invalid::new("store.cert", "read /c: gone"), Invalid::new("store.key", "read /k: Permission denied")];
+    let expected = [
+        Invalid::new("store.cert", "read /c: gone"),
+        Invalid::new("store.key", "read /k: Permission denied"),
+    ];
     assert_eq!(problems, expected);
 }
 
@@ -244,7 +260,9 @@ fn the_unit_leaves_run_weft_alone_and_asks_for_two_rights() {
     let values = |name: &str| -> Vec<&str> {
         settings.iter().filter(|(key, _)| *key == name).map(|(_, value)| *value).collect()
     };
-    for name in ["RuntimeDirectory", "RuntimeDirectoryPreserve", "StateDirectory", "PrivateNetwork", "ReadOnlyPaths"] {
+    for name in
+        ["RuntimeDirectory", "RuntimeDirectoryPreserve", "StateDirectory", "PrivateNetwork", "ReadOnlyPaths"]
+    {
         assert_eq!(values(name), Vec::<&str>::new(), "{name}");
     }
     assert_eq!(values("Type"), ["notify"]);

@@ -1,35 +1,38 @@
 //! The loop: what happened goes into the machine, what comes out is done in its order.
 
-use std::collections::BTreeMap;
+mod link;
+mod look;
+mod offer;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
-use weft_cni::error::{Error, code};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use weft_cni::ip::IfAddr;
-use weft_netlink::Socket;
 use weft_overlay::PlaneReport;
 use weft_overlay::wanted::{Changed, Wanted};
 
+use self::look::ADDRESSES_WAY_OUT;
 use super::document::Document;
 use super::host;
 use super::local::Local;
+use super::needs::Needs;
 use super::notices::Notices;
 use super::places::{self, Places};
 use super::plane::{self, Plane};
 use super::start::{Started, broken, now};
-use crate::cluster::{BlockUse, Input, Machine, Output, Refusal};
+use crate::cluster::{BlockUse, Input, Machine, Output};
 use crate::command::{Failure, Verdict};
-use crate::conf::{Conf, PodMode, load, overlaps};
-use crate::conflist::{self, Conflist};
+use crate::conf::Conf;
+use crate::conflist::Conflist;
+use crate::files;
 use crate::notify::Notifier;
 use crate::socket::{Asked, Server};
-use crate::store::{Resume, Store, StoreReply, StoreRequest, WatchInput};
-use crate::{address, files, install};
+use crate::store::{Store, StoreReply, WatchInput};
 
 /// How often the plugin's folders are looked at.
 const LOOK: Duration = Duration::from_secs(3);
@@ -65,8 +68,9 @@ pub struct Daemon {
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     asked: (mpsc::Sender<Asked>, mpsc::Receiver<Asked>),
     watch: Option<(mpsc::Receiver<WatchInput>, AbortHandle)>,
-    needs: BTreeMap<u64, oneshot::Sender<Result<(), Error>>>,
-    last_need: u64,
+    needs: Needs,
+    /// When the store last answered, or was heard of.
+    store_heard: Instant,
     /// What the cluster wants of this node, without the peers.
     wanted: Option<Wanted>,
     report: Option<PlaneReport>,
@@ -100,8 +104,8 @@ impl Daemon {
             events: mpsc::channel(ROOM),
             asked: mpsc::channel(ROOM),
             watch: None,
-            needs: BTreeMap::new(),
-            last_need: 0,
+            needs: Needs::default(),
+            store_heard: Instant::now(),
             wanted: None,
             report: None,
             usage: Vec::new(),
@@ -131,6 +135,7 @@ impl Daemon {
         let failed = |error: std::io::Error| broken(format!("wait for signals: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let mut look = every(LOOK);
         let mut tidy = every(TIDY);
         let mut pulse = every(self.notifier.watchdog_period().unwrap_or(TIDY));
@@ -146,16 +151,18 @@ impl Daemon {
                 biased;
                 _ = terminate.recv() => return self.stop().await,
                 _ = interrupt.recv() => return self.stop().await,
+                _ = hangup.recv() => self.tidy(),
                 // Rare, so that they cannot starve what comes after them.
                 _ = pulse.tick() => self.notifier.alive(),
                 _ = look.tick() => self.look()?,
                 Some(event) = self.events.1.recv() => self.happened(event),
-                Some(input) = next(&mut self.watch) => self.tell(Input::Watch(input)),
+                Some(input) = next(&mut self.watch) => self.heard(input),
                 Some(asked) = self.asked.1.recv() => self.was_asked(asked),
                 Some(report) = self.plane.next_report() => self.reported(report),
                 Some(ended) = self.tasks.join_next() => ended_well(ended)?,
-                () = tokio::time::sleep_until(due) => self.tell(Input::Tick),
+                () = sleep_until(due) => self.tell(Input::Tick),
                 _ = tidy.tick() => self.tidy(),
+                () = sleep_until(self.needs.due().unwrap_or(due)), if self.needs.due().is_some() => self.ask_again(),
                 () = &mut ready_at_last, if !self.told_ready => self.tell_ready("waits for the cluster's store"),
             }
         }
@@ -211,47 +218,13 @@ impl Daemon {
                 self.ready = ready;
                 self.offer();
             }
-            Output::NeedAnswer { id, result } => self.answer(id, result),
+            Output::NeedAnswer { id, result } => {
+                let may_pass = self.may_pass();
+                self.needs.settle(id, result, may_pass, Instant::now());
+            }
             Output::Exit { .. } => {}
         }
         Ok(())
-    }
-
-    fn call(&mut self, request: StoreRequest) {
-        let (store, events) = (self.store.clone(), self.events.0.clone());
-        self.calls += 1;
-        self.tasks.spawn(async move {
-            let StoreRequest { id, op } = request;
-            let result = store.call(op).await;
-            // A daemon that ends hears nothing more.
-            let _ending = events.send(Event::Store(StoreReply { id, result })).await;
-        });
-    }
-
-    fn follow(&mut self, resume: Option<Resume>) {
-        if let Some((_, former)) = self.watch.take() {
-            former.abort();
-        }
-        let (sender, receiver) = mpsc::channel(ROOM);
-        let store = self.store.clone();
-        let task = self.tasks.spawn(async move { store.follow(resume, sender).await });
-        self.watch = Some((receiver, task));
-    }
-
-    fn follow_host(&mut self) {
-        let (changed, mut changes) = mpsc::channel(1);
-        let events = self.events.0.clone();
-        self.tasks.spawn(async move {
-            let forward = async {
-                while changes.recv().await.is_some() {
-                    let _ending = events.send(Event::HostChanged).await;
-                }
-            };
-            let (followed, ()) = tokio::join!(host::follow(changed), forward);
-            if let Err(sentence) = followed {
-                let _ending = events.send(Event::HostUnknown(sentence)).await;
-            }
-        });
     }
 
     fn want(&mut self, wanted: Arc<Wanted>, changed: Changed) {
@@ -275,20 +248,12 @@ impl Daemon {
         self.wanted = Some(wanted);
     }
 
-    /// A node without [network] obeys, also where its own network is hidden by that: then it says so.
-    fn look_for_overlaps(&mut self, wanted: &Wanted) {
-        let clashes = load::host_networks().map(|networks| overlaps(&wanted.cidrs, &networks));
-        let outcome = match clashes {
-            Ok(clashes) if clashes.is_empty() => Ok(()),
-            Ok(clashes) => Err(clashes.into_iter().map(|clash| clash.problem).collect::<Vec<_>>().join("; ")),
-            Err(sentence) => Err(sentence),
-        };
-        self.notices.set("overlap", outcome, "Give this host, or the cluster, another network");
-    }
-
     fn happened(&mut self, event: Event) {
         match event {
             Event::Store(reply) => {
+                if reply.result.is_ok() {
+                    self.store_heard = Instant::now();
+                }
                 self.calls = self.calls.saturating_sub(1);
                 self.tell(Input::Store(reply));
             }
@@ -297,7 +262,11 @@ impl Daemon {
             }
             Event::HostChanged => self.look_at_addresses(),
             Event::HostUnknown(sentence) => {
-                self.notices.set("addresses", Err(sentence), "Addresses are looked at each minute all the same");
+                self.notices.set(
+                    "addresses",
+                    Err(sentence),
+                    "Addresses are looked at each minute all the same",
+                );
             }
         }
     }
@@ -311,17 +280,9 @@ impl Daemon {
             Asked::NeedBlock { network, families, answer } => {
                 tracing::debug!(network, ?families, "a pod found no free address");
                 self.count();
-                self.last_need += 1;
-                self.needs.insert(self.last_need, answer);
-                self.tell(Input::NeedBlock { id: self.last_need });
+                let id = self.needs.add(answer, Instant::now());
+                self.tell(Input::NeedBlock { id });
             }
-        }
-    }
-
-    fn answer(&mut self, id: u64, result: Result<(), Refusal>) {
-        if let Some(asker) = self.needs.remove(&id) {
-            let error = |refusal: Refusal| Error::new(code::TRY_AGAIN, refusal.sentence).with_details(refusal.details);
-            let _gone = asker.send(result.map_err(error));
         }
     }
 
@@ -338,127 +299,6 @@ impl Daemon {
         }
         self.report = Some(report);
         self.offer();
-    }
-
-    /// Counts what is in use, and tells the machine if that is news.
-    fn count(&mut self) {
-        match self.local.usage() {
-            Ok(usage) => {
-                self.notices.clear("usage", "");
-                if usage != self.usage {
-                    self.usage.clone_from(&usage);
-                    self.tell(Input::LocalUse(usage));
-                }
-            }
-            Err(sentence) => self.notices.set("usage", Err(sentence), "Look at /run/weft; it is tried again"),
-        }
-    }
-
-    fn look(&mut self) -> Result<(), Failure> {
-        if !self.places.are_current() {
-            return Err(broken(
-                "/run/weft was removed, or is not the host's any more: weftd ends, and finds the right one when it is started again",
-            ));
-        }
-        if !self.plane.is_running() {
-            return Err(broken("the data plane's thread ended: weftd ends, and the network stays"));
-        }
-        self.count();
-        Ok(())
-    }
-
-    fn tidy(&mut self) {
-        let events = self.events.0.clone();
-        self.tasks.spawn(async move {
-            let collected = tokio::task::spawn_blocking(Local::collect).await;
-            let result = collected.unwrap_or_else(|error| Err(format!("collect garbage: {error}")));
-            let _ending = events.send(Event::Collected(result)).await;
-        });
-        self.look_at_addresses();
-        if let Some(wanted) = self.wanted.clone() {
-            // The records may have been wiped, and with them what was reserved.
-            let followed = self.local.follow(&wanted);
-            self.notices.set("local", followed, "Look at /run/weft: its owner, its space, its label");
-        }
-        self.conflist = None;
-        self.offer();
-    }
-
-    fn look_at_addresses(&mut self) {
-        let seen = Socket::route().map_err(|error| error.to_string()).and_then(|mut socket| {
-            address::choose(&self.conf.underlay, &address::observe(&mut socket)?, &self.published)
-        });
-        match seen {
-            // The machine waits until it has held for a while.
-            Ok(addresses) if addresses != self.published => {
-                tracing::info!(?addresses, "this node's addresses");
-                self.published.clone_from(&addresses);
-                self.notices.clear("addresses", "");
-                self.tell(Input::Published(addresses));
-            }
-            seen => self.notices.set("addresses", seen.map(drop), ADDRESSES_WAY_OUT),
-        }
-    }
-
-    fn install(&mut self) {
-        let bin_dir = &self.conf.cni.bin_dir;
-        let done = install::source().map_err(|error| vec![error]).and_then(|from| install::install(&from, bin_dir));
-        match done {
-            Ok(plugins) => {
-                for plugin in plugins.iter().filter(|plugin| plugin.changed) {
-                    tracing::info!(path = %plugin.path.display(), "plugin installed");
-                }
-            }
-            // They may have been put there by somebody else.
-            Err(_) if install::present(bin_dir) => {}
-            Err(sentences) => self.notices.set(
-                "plugins",
-                Err(sentences.join("; ")),
-                "Put weft and weft-ipam beside weftd, or run `weftd install --from FOLDER`",
-            ),
-        }
-    }
-
-    /// Writes the conflist once an ADD can succeed: addresses are granted, the data plane is in place, plugins are there.
-    fn offer(&mut self) {
-        if !self.ready || !install::present(&self.conf.cni.bin_dir) {
-            return;
-        }
-        let Some(report) = self.report.as_ref().filter(|report| plane::is_in_place(report)) else { return };
-        let conflist = Conflist { mode: self.conf.network.mode.unwrap_or(PodMode::Bridge), mtu: report.pod_mtu };
-        if self.conflist == Some(conflist) {
-            return;
-        }
-        let written = conflist::write(&self.conf.cni.conf_dir, &conflist);
-        if written == Ok(true) {
-            tracing::info!(path = %conflist::path(&self.conf.cni.conf_dir).display(), mtu = conflist.mtu, "pods can start");
-        }
-        if written.is_ok() {
-            self.conflist = Some(conflist);
-            self.warn_of_earlier();
-            self.tell_ready("pods can start");
-        }
-        self.notices.set("conflist", written.map(drop), "Make the folder writable; it is tried again each minute");
-    }
-
-    fn warn_of_earlier(&mut self) {
-        let earlier = conflist::earlier(&self.conf.cni.conf_dir);
-        let outcome = if earlier.is_empty() {
-            Ok(())
-        } else {
-            let names = earlier.join(", ");
-            Err(format!("{} has {names}, which container runtimes take before Weft's", self.conf.cni.conf_dir.display()))
-        };
-        self.notices.set("other-network", outcome, "Remove that file, if Weft is to be the pods' network");
-    }
-
-    fn tell_ready(&mut self, status: &str) {
-        if self.told_ready {
-            self.notifier.status(status);
-        } else {
-            self.told_ready = true;
-            self.notifier.ready(status);
-        }
     }
 
     fn document(&self) -> Document {
@@ -487,15 +327,13 @@ impl Daemon {
             }
             tokio::select! {
                 Some(event) = self.events.1.recv() => self.happened(event),
-                () = tokio::time::sleep_until(deadline) => break,
+                () = sleep_until(deadline) => break,
             }
         }
         tracing::info!("weftd ends; the network stays");
         Ok(Verdict::Fine)
     }
 }
-
-const ADDRESSES_WAY_OUT: &str = "Give `interface` or `addresses` in weftd.toml; it is looked at again when addresses change";
 
 fn every(period: Duration) -> tokio::time::Interval {
     let mut interval = interval(period);
@@ -526,6 +364,9 @@ fn ended_well(ended: Result<(), tokio::task::JoinError>) -> Result<(), Failure> 
 fn persist(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let written = files::replace(path, content, files::PRIVATE);
     written.map(drop).map_err(|error| {
-        broken(format!("write {}: {error}; weftd ends, since it must not forget what it does", path.display()))
+        broken(format!(
+            "write {}: {error}; weftd ends, since it must not forget what it does",
+            path.display()
+        ))
     })
 }

@@ -21,14 +21,18 @@ const SETTLE: Duration = Duration::from_millis(500);
 pub async fn follow(changed: mpsc::Sender<()>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("follow this node's addresses: {error}");
     let stream = EventStream::route().map_err(failed)?;
-    #[expect(deprecated, reason = "its successor is unsafe; the stream owns its descriptor and never changes it")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; the stream owns its descriptor and never changes it"
+    )]
     let mut stream = AsyncFd::new(stream).map_err(failed)?;
     loop {
         stream.readable_mut().await.map_err(failed)?.clear_ready();
         tokio::time::sleep(SETTLE).await;
         // What happened is read from the kernel's tables, not from the events.
         let mut matters = false;
-        let drained = stream.get_mut().drain(|event| matters |= concerns_addresses(&event)).map_err(failed)?;
+        let drained =
+            stream.get_mut().drain(|event| matters |= concerns_addresses(&event)).map_err(failed)?;
         if !matters && drained == Drained::Complete {
             continue;
         }

@@ -106,7 +106,8 @@ impl Local {
     /// The first address of a node's first block is its own. Before the cluster has said which block that is, each
     /// block may be it: what turns out not to be is given to pods by [`Local::follow`].
     fn reservation(&self, block: &Subnet) -> Option<Reservation> {
-        let of_family: Vec<&IpAddr> = self.own.iter().filter(|own| own.is_ipv4() == block.is_ipv4()).collect();
+        let of_family: Vec<&IpAddr> =
+            self.own.iter().filter(|own| own.is_ipv4() == block.is_ipv4()).collect();
         let may_be = of_family.is_empty() || of_family.contains(&&block.first());
         may_be.then(|| Reservation::node_address(block))
     }
@@ -126,7 +127,8 @@ impl Local {
             // Nobody's but the node's own: it goes with the block, or comes back.
             state.unreserve(block.first())?;
             let gone = state.withdraw(block)?;
-            if !gone && let Some(own) = self.reservation(block).filter(|_| self.own.contains(&block.first())) {
+            if !gone && let Some(own) = self.reservation(block).filter(|_| self.own.contains(&block.first()))
+            {
                 state.reserve(&own)?;
             }
             Ok(gone)
@@ -153,8 +155,8 @@ impl Local {
     fn one(&mut self, usage: &BlockUsage, now: Duration) -> BlockUse {
         let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let first_seen = || *self.empty.entry(usage.block).or_insert(now);
-        let empty_since = (usage.used == 0)
-            .then(|| usage.last_release.map_or_else(first_seen, Duration::from_secs));
+        let empty_since =
+            (usage.used == 0).then(|| usage.last_release.map_or_else(first_seen, Duration::from_secs));
         BlockUse {
             block: usage.block,
             granted: usage.giving,
@@ -172,7 +174,8 @@ impl Local {
     pub fn collect() -> Result<usize, String> {
         let mut kernel = HostKernel::default();
         let deadline = Deadline::after(Instant::now(), LIMIT);
-        let Some(state) = State::open_existing(&mut kernel, deadline).map_err(|error| sentence(&error))? else {
+        let Some(state) = State::open_existing(&mut kernel, deadline).map_err(|error| sentence(&error))?
+        else {
             return Ok(0);
         };
         let collected = collect(&state, &mut kernel, None, usize::MAX).map_err(|error| sentence(&error))?;

@@ -60,7 +60,8 @@ const AT_MOST: usize = 10;
 
 /// What people should know of it, with codes that begin with `plane-`: one notice for each kind and subject.
 pub fn notices(report: &PlaneReport) -> Vec<Notice> {
-    let found = report.findings.iter().map(|finding| (finding.code, finding.subject.as_str(), finding.text.as_str()));
+    let found =
+        report.findings.iter().map(|finding| (finding.code, finding.subject.as_str(), finding.text.as_str()));
     let failed = report.failures.iter().map(|failure| ("failure", failure.as_str(), failure.as_str()));
     let mut by_code: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for (code, subject, text) in found.chain(failed) {
@@ -87,7 +88,10 @@ fn of_one_code(code: &str, subjects: &BTreeMap<&str, Vec<&str>>) -> Vec<Notice> 
         .collect();
     let hidden = subjects.len().saturating_sub(AT_MOST);
     if hidden > 0 {
-        shown.push(notice("", format!("{hidden} more like those about {}", subjects.keys().next().unwrap_or(&""))));
+        shown.push(notice(
+            "",
+            format!("{hidden} more like those about {}", subjects.keys().next().unwrap_or(&"")),
+        ));
     }
     shown
 }
@@ -104,7 +108,11 @@ pub fn to_value(report: &PlaneReport) -> Value {
 pub fn remove() -> Result<bool, String> {
     let removal = DataPlane::remove_everything()
         .map_err(|error| format!("remove routes, links and packet rules: {error}"))?;
-    if removal.failures.is_empty() { Ok(!removal.removed.is_empty()) } else { Err(removal.failures.join("; ")) }
+    if removal.failures.is_empty() {
+        Ok(!removal.removed.is_empty())
+    } else {
+        Err(removal.failures.join("; "))
+    }
 }
 
 #[cfg(test)]
@@ -115,12 +123,23 @@ mod tests {
 
     #[test]
     fn a_fault_that_concerns_every_node_is_shown_for_some() {
-        let finding = |n: usize, text: &str| Finding { code: "no-route", subject: format!("n{n:02}"), text: text.to_owned() };
+        let finding = |n: usize, text: &str| Finding {
+            code: "no-route",
+            subject: format!("n{n:02}"),
+            text: text.to_owned(),
+        };
         let findings = (0..30).flat_map(|n| [finding(n, "block a"), finding(n, "block b")]).collect();
-        let shown = notices(&PlaneReport { findings, failures: vec!["add x: no".to_owned()], ..PlaneReport::default() });
+        let shown = notices(&PlaneReport {
+            findings,
+            failures: vec!["add x: no".to_owned()],
+            ..PlaneReport::default()
+        });
         assert_eq!(shown.len(), 1 + AT_MOST + 1);
         assert_eq!((shown[0].code.as_str(), shown[0].sentence.as_str()), ("plane-failure", "add x: no"));
-        assert_eq!((shown[1].subject.as_str(), shown[1].sentence.as_str()), ("n00", "block a (and 1 more like it)"));
+        assert_eq!(
+            (shown[1].subject.as_str(), shown[1].sentence.as_str()),
+            ("n00", "block a (and 1 more like it)")
+        );
         assert_eq!(shown[AT_MOST + 1].sentence, "20 more like those about n00");
     }
 }

@@ -57,7 +57,10 @@ async fn a_refusal_carries_code_sentence_and_way_out() {
     while last["wait"] == true {
         last = heard(&mut stream).await;
     }
-    assert_eq!(last, json!({"v": 1, "ok": false, "code": 11, "msg": "no block is free", "details": "add a cidr"}));
+    assert_eq!(
+        last,
+        json!({"v": 1, "ok": false, "code": 11, "msg": "no block is free", "details": "add a cidr"})
+    );
 }
 
 #[tokio::test]
@@ -126,8 +129,5 @@ async fn a_socket_that_a_killed_daemon_left_is_replaced() {
     drop(Server::bind(&path).unwrap());
     assert_eq!(ask_status(&path).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     Server::bind(&path).unwrap();
-    assert_eq!(
-        ask_status(&folder.path().join("other")).await.unwrap_err().kind(),
-        io::ErrorKind::NotFound
-    );
+    assert_eq!(ask_status(&folder.path().join("other")).await.unwrap_err().kind(), io::ErrorKind::NotFound);
 }

@@ -53,14 +53,7 @@ impl World {
     pub fn pass(&mut self, by: Duration) {
         self.advance(by);
         for index in 0..self.nodes.len() {
-            let (client, now) = (self.nodes[index].client, self.now);
-            let faults = self.store.faults(client);
-            let reached = !faults.partitioned && !faults.silent_watch;
-            let node = &mut self.nodes[index];
-            match reached && node.daemon.is_some() {
-                true => drop(node.contact_since.get_or_insert(now)),
-                false => node.contact_since = None,
-            }
+            let (node, now) = (&self.nodes[index], self.now);
             let down = node.daemon.is_none() && node.powered && node.exited.is_none();
             if down && now > node.daemon_down_since + DAEMON_DOWN {
                 self.daemon_starts(index);
@@ -314,7 +307,9 @@ impl World {
 
     /// Somebody deletes a node's record with etcdctl.
     fn delete_by_hand(&mut self, index: usize) {
-        let key = format!("n/{}", self.nodes[index].name);
+        let name = self.nodes[index].name.clone();
+        let key = format!("n/{name}");
+        self.deleted.insert(name);
         self.say(|| format!("somebody deletes {key}"));
         self.store.write(vec![weftd::store::Write::Delete { key }], self.now);
     }
@@ -337,6 +332,7 @@ impl World {
     /// All faults end; everything that runs is given time; an operator accepts what is lost for good.
     pub fn quiet(&mut self) {
         self.say(|| "quiet".to_owned());
+        self.quiet_since = Some(self.now);
         self.weather = Weather::default();
         for index in 0..self.nodes.len() {
             let client = self.nodes[index].client;

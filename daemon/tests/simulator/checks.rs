@@ -11,7 +11,7 @@ use weftd::store::{Txn, Write};
 use super::node::Node;
 use super::world::{World, block_of};
 
-/// How long after both owners of a doubly given block reach the store one may still give from it.
+/// How long after all owners of a doubly given block reach the store two may still give from it.
 const STOPPED_WITHIN: Duration = Duration::from_secs(120);
 
 /// No block gives addresses on two machines, and no machine gives from a block it never claimed.
@@ -33,8 +33,7 @@ fn both_give(world: &World, block: &Subnet, one: usize, other: usize) {
     let Some(why) = world.excused.get(block).or(clones) else {
         world.fail(&format!("{who} both give addresses of {block}"));
     };
-    let both = a.contact_since.zip(b.contact_since).map(|(a, b)| a.max(b));
-    if both.is_some_and(|since| world.now > since + STOPPED_WITHIN) {
+    if world.quiet_since.is_some_and(|since| world.now > since + STOPPED_WITHIN) {
         world.fail(&format!("{who} still give addresses of {block} ({why}) though both reach the store"));
     }
 }
@@ -95,8 +94,9 @@ fn everybody_takes_part(world: &World) {
                 }
             }
             "removed" => {
-                let record = &records[&node.name];
-                let acknowledged = record.removed.as_ref().is_some_and(|removed| removed.acknowledged);
+                // A restore may have lost the tombstone; a person has to say it again.
+                let tombstone = records.get(&node.name).and_then(|record| record.removed.as_ref());
+                let acknowledged = tombstone.is_none_or(|removed| removed.acknowledged);
                 if node.pods().is_empty() && !acknowledged {
                     world.fail(&format!("{} did not acknowledge its removal: {status:?}", node.name));
                 }
@@ -161,9 +161,12 @@ fn the_store_agrees_with_itself(world: &World) {
     let held: BTreeSet<(Subnet, Arc<str>)> =
         world.held_blocks().into_iter().map(|(block, (owner, _))| (block, owner)).collect();
     let contested = |block: &Subnet| world.excused.contains_key(block);
-    for (block, owner) in held.symmetric_difference(&listed).filter(|(block, _)| !contested(block)) {
-        let listed = listed.contains(&(*block, owner.clone()));
-        world.fail(&format!("{owner} and {block}: the node's record {} it, the block's record does not agree", if listed { "lists" } else { "does not list" }));
+    let mut differ = held
+        .symmetric_difference(&listed)
+        .filter(|(block, owner)| !contested(block) && !world.deleted.contains(owner));
+    if let Some((block, owner)) = differ.next() {
+        let lists = if listed.contains(&(*block, owner.clone())) { "lists" } else { "does not list" };
+        world.fail(&format!("{owner}'s record {lists} {block}, and the block's record does not agree"));
     }
 }
 

@@ -65,8 +65,6 @@ pub struct Node {
     pub ready: bool,
     pub answers: BTreeMap<u64, Result<(), Refusal>>,
     pub next_need: u64,
-    /// Since when it runs and reaches the store without faults.
-    pub contact_since: Option<Duration>,
     /// Outputs of each kind since last looked at.
     pub counted: BTreeMap<&'static str, u64>,
     /// The kind of the last output.
@@ -101,7 +99,6 @@ impl Node {
             ready: false,
             answers: BTreeMap::new(),
             next_need: 1,
-            contact_since: None,
             counted: BTreeMap::new(),
             did: None,
             init: true,
@@ -171,7 +168,6 @@ impl Node {
     pub fn crash(&mut self, world: Duration) {
         self.daemon = None;
         self.daemon_down_since = world;
-        self.contact_since = None;
         self.requests.clear();
         self.inputs.clear();
     }
@@ -333,6 +329,13 @@ impl Node {
             }
         }
         true
+    }
+
+    /// A pod with an address of IPv4 alone.
+    pub fn add_pod_v4(&mut self, pod: u64) {
+        let folder = self.folders.values_mut().find(|folder| folder.granted).expect("a granted block");
+        let offset = (0..BLOCK_ADDRESSES).find(|offset| !folder.taken.contains_key(offset)).expect("a free address");
+        folder.taken.insert(offset, pod);
     }
 
     pub fn pods(&self) -> BTreeSet<u64> {

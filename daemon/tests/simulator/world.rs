@@ -32,11 +32,15 @@ pub struct World {
     pub next_index: u64,
     pub backups: Vec<(Duration, Backup)>,
     pub steps: u64,
+    /// Since when nothing is wrong any more.
+    pub quiet_since: Option<Duration>,
     /// Blocks that two may have for a while, and why that cannot be prevented.
     pub excused: BTreeMap<Subnet, &'static str>,
     /// Last steps, for whoever reads a failure.
     pub log: Vec<String>,
     pub asked: Asked,
+    /// Nodes whose record somebody deleted: blocks of theirs may be left over.
+    pub deleted: std::collections::BTreeSet<Arc<str>>,
     /// Every output is logged.
     pub loud: bool,
 }
@@ -66,9 +70,11 @@ impl World {
             next_index: 0,
             backups: Vec::new(),
             steps: 0,
+            quiet_since: None,
             excused: BTreeMap::new(),
             log: Vec::new(),
             asked,
+            deleted: std::collections::BTreeSet::new(),
             loud: std::env::var_os("WEFT_SIM_LOUD").is_some(),
         }
     }
@@ -120,11 +126,9 @@ impl World {
             let blocks: Vec<String> = self.nodes[index].folders.keys().map(Subnet::to_string).collect();
             self.say(|| format!("{name} has {blocks:?}"));
         }
-        if let Some(kind) = self.nodes[index].did {
-            if self.loud {
-                let name = self.nodes[index].name.clone();
-                self.say(|| format!("    {name}: {kind}"));
-            }
+        if let (Some(kind), true) = (self.nodes[index].did, self.loud) {
+            let name = self.nodes[index].name.clone();
+            self.say(|| format!("    {name}: {kind}"));
         }
         if self.nodes[index].exited.is_some() && self.nodes[index].daemon.is_none() {
             self.store.crash(self.nodes[index].client);
@@ -247,10 +251,8 @@ impl World {
         let operator = self.store.client();
         let done = self.store.call(operator, Op::Txn(txn), self.now).map_err(|error| error.to_string())?;
         self.say(|| format!("node rm {name} {removal:?}"));
-        match done {
-            Reply::Txn(TxnOutcome::Committed { .. }) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+        let committed = matches!(done, Reply::Txn(TxnOutcome::Committed { .. }));
+        if committed { Ok(()) } else { Err(format!("{done:?}")) }
     }
 
     /// The store is replaced by an old backup of itself; perhaps somebody writes until it is past the old revision.
@@ -287,13 +289,17 @@ impl World {
         records.iter().filter_map(parse).collect()
     }
 
-    pub fn index(&self, name: &str) -> usize {
-        self.nodes.iter().position(|node| &*node.name == name && !node.destroyed).expect("a node of this name")
-    }
-
     #[track_caller]
     pub fn fail(&self, what: &str) -> ! {
-        let tail: Vec<&String> = self.log.iter().rev().take(60).collect();
+        let shown = |node: &Node| {
+            let status = node.daemon.as_ref().map(|machine| machine.status());
+            let codes: Vec<&(weftd::cluster::Code, String)> = node.findings.keys().collect();
+            let status = status.map(|s| (s.phase, s.revision, s.complete, s.rewritten, s.store_away));
+            format!("{} ({}) powered {} {status:?} {codes:?} {:?}", node.name, node.machine_id, node.powered, node.exited)
+        };
+        let nodes: Vec<String> = self.nodes.iter().map(shown).collect();
+        let what = format!("{what}\n{}", nodes.join("\n"));
+        let tail: Vec<&String> = self.log.iter().rev().take(tail_len()).collect();
         let tail: Vec<&str> = tail.into_iter().rev().map(String::as_str).collect();
         panic!("seed {}, step {}, {:.1} s: {what}\n{}", self.seed, self.steps, self.now.as_secs_f64(), tail.join("\n"));
     }
@@ -318,4 +324,9 @@ fn outcome(result: &Result<Reply, weftd::store::StoreError>) -> &'static str {
 pub fn block_of(key: &str) -> Subnet {
     let (addr, prefix) = key.trim_start_matches("b/").rsplit_once('-').expect("a block's key");
     format!("{addr}/{prefix}").parse().expect("a block")
+}
+
+/// How much of the past a failure shows.
+fn tail_len() -> usize {
+    std::env::var("WEFT_SIM_TAIL").ok().and_then(|tail| tail.parse().ok()).unwrap_or(60)
 }

@@ -40,6 +40,14 @@ struct Found {
     due: u64,
 }
 
+/// A block's record whose owner is not there, or does not list it.
+#[derive(Clone, Debug)]
+struct Orphan {
+    mod_revision: i64,
+    seen: Duration,
+    record: BlockRecord,
+}
+
 /// What is known about claiming besides the nodes' records.
 #[derive(Debug)]
 pub(super) struct Claims {
@@ -48,6 +56,8 @@ pub(super) struct Claims {
     avoid: BTreeMap<Subnet, Duration>,
     /// Retired, or left over from this node itself.
     found: BTreeMap<Subnet, Found>,
+    /// Held by a node that does not list it, and since when it was seen so: left over.
+    orphans: BTreeMap<Subnet, Orphan>,
     conflicts: u32,
     listed: bool,
     /// Nobody claims until then.
@@ -64,6 +74,7 @@ impl Claims {
             seed: host_seed(node),
             avoid: BTreeMap::new(),
             found: BTreeMap::new(),
+            orphans: BTreeMap::new(),
             conflicts: 0,
             listed: false,
             pause_until: None,
@@ -74,6 +85,12 @@ impl Claims {
 
     pub(super) fn pause(&mut self, until: Duration) {
         self.pause_until = self.pause_until.max(Some(until));
+    }
+
+    /// Somebody let a block go: what was taken, or all of it, may be free.
+    pub(super) fn retry(&mut self) {
+        self.full_until = None;
+        self.avoid.clear();
     }
 
     pub(super) fn is_returning(&self, block: &Subnet) -> bool {
@@ -90,6 +107,8 @@ struct Stock {
     busy: u64,
     /// Whether one of them has a free address.
     free: bool,
+    /// Whether one of them is about to be granted.
+    coming: bool,
 }
 
 impl Machine {
@@ -99,6 +118,7 @@ impl Machine {
             let used = self.local.usage(block);
             stock.giving += 1;
             stock.busy += u64::from(used.is_some_and(|used| used.used > 0 || used.resting > 0));
+            stock.coming |= !self.local.is_granted(block);
             stock.free |= self.local.is_granted(block)
                 && used.is_none_or(|used| used.free_cool > 0 || used.resting > 0);
         }
@@ -119,7 +139,7 @@ impl Machine {
         let spare = stocks.iter().all(|(ipv4, _)| Self::left(network, self.peers.held(*ipv4), *ipv4, 1) >= 10);
         let mut target = busy + u64::from(spare);
         if !self.needs.is_empty() {
-            let short = stocks.iter().filter(|(_, stock)| !stock.free).map(|(_, stock)| stock.giving + 1);
+            let short = stocks.iter().filter(|(_, stock)| !stock.free && !stock.coming).map(|(_, stock)| stock.giving + 1);
             target = target.max(short.max().unwrap_or(0));
         }
         stocks.iter().filter(|(_, stock)| stock.giving < target).map(|(ipv4, _)| *ipv4).collect()
@@ -153,10 +173,10 @@ impl Machine {
         match picked {
             Some(claims) => Some(self.claim(claims)),
             None if !self.claims.listed => Some(Self::list_blocks()),
-            None => {
+            None => self.retire_orphan().or_else(|| {
                 self.full(&network);
                 None
-            }
+            }),
         }
     }
 
@@ -265,9 +285,49 @@ impl Machine {
     pub(super) fn learn_blocks(&mut self, items: Vec<KeyValue>) {
         (self.claims.conflicts, self.claims.listed) = (0, true);
         self.claims.found.clear();
+        let before = std::mem::take(&mut self.claims.orphans);
         for item in items {
+            self.suspect_orphan(&item, &before);
             self.learn_block(item);
         }
+    }
+
+    /// A held block that its owner does not list was left over when somebody deleted the owner's record. A claim
+    /// that this node has not heard of yet looks the same, so that it must be seen twice.
+    fn suspect_orphan(&mut self, stands: &KeyValue, before: &BTreeMap<Subnet, Orphan>) {
+        let Some(block) = parse_block_key(&stands.key) else { return };
+        let Ok(record) = BlockRecord::parse(&stands.key, &stands.value) else { return };
+        let listed = self.peers.get(&record.owner).is_some_and(|entry| {
+            *entry.instance == *record.instance && (entry.gone || entry.lists(&block))
+        });
+        if record.state != BlockState::Held || listed || record.owner == self.facts.node {
+            return;
+        }
+        let mod_revision = stands.mod_revision;
+        let known = before.get(&block).filter(|orphan| orphan.mod_revision == mod_revision);
+        let seen = known.map_or(self.now.boot, |orphan| orphan.seen);
+        self.claims.orphans.insert(block, Orphan { mod_revision, seen, record });
+    }
+
+    /// Puts a block that was left over on its way back, by the same rule as one of a removed node.
+    fn retire_orphan(&self) -> Option<(Task, Op)> {
+        let network = self.network.as_ref()?;
+        let until = self.retired_until(network)?;
+        let old = |(_, orphan): &(&Subnet, &Orphan)| self.now.boot >= orphan.seen + FULL;
+        let (block, orphan) = self.claims.orphans.iter().find(old)?;
+        let key = block_key(block);
+        let value = BlockRecord { state: BlockState::Retired, until: Some(until), ..orphan.record.clone() };
+        let write = Txn {
+            compares: vec![Compare { key: key.clone(), expect: Expect::ModRevision(orphan.mod_revision) }],
+            writes: vec![Write::Put { key, value: value.to_value(), lease: None }],
+            on_conflict_read: Vec::new(),
+        };
+        Some((Task::RetireOrphan(*block), txn(write)))
+    }
+
+    pub(super) fn orphan_retired(&mut self, block: &Subnet) {
+        self.claims.orphans.remove(block);
+        self.claims.listed = false;
     }
 
     fn learn_block(&mut self, stands: KeyValue) {
@@ -316,7 +376,7 @@ impl Machine {
             "no block is left in the cluster: {}, {retired} wait for nodes that were removed",
             words.join(" and ")
         );
-        let way_out = "Add a network with `weftd config set`, or free the blocks of nodes that are gone with `weftd node rm --destroyed`";
+        let way_out = "Add a network with `weftd config set cidrs=…` (the old ones and the new), or free the blocks of nodes that are gone with `weftd node rm --destroyed`";
         self.refuse_needs(&format!("{sentence}. {way_out}"));
         self.find(Code::ClusterFull, "", sentence, way_out);
     }

@@ -27,6 +27,7 @@ pub(super) enum Task {
     Write(Box<NodeRecord>),
     Claim(Box<NodeRecord>, Vec<Claim>),
     ListBlocks,
+    RetireOrphan(Subnet),
     /// Have everything that is followed listed again.
     Relist,
 }
@@ -109,6 +110,7 @@ impl Lane {
             | Task::EndSession
             | Task::ReadFor(_)
             | Task::Relist
+            | Task::RetireOrphan(_)
             | Task::ListBlocks => None,
         }
     }
@@ -233,6 +235,7 @@ impl Machine {
             (Task::ListBlocks, Reply::Listing(listing)) => self.blocks_listed(listing, flight.revision),
             (Task::EndSession, _) => self.session_held = false,
             (Task::Relist, _) => self.relist = false,
+            (Task::RetireOrphan(block), _) => self.orphan_retired(&block),
             // The store answered another question than was asked: believe nothing.
             (
                 Task::Verify | Task::ReadFor(_) | Task::CreateConfig | Task::KeepSession | Task::Write(_)

@@ -151,9 +151,11 @@ impl Machine {
     fn want(&self, block: &Subnet) -> Want {
         match self.phase {
             Phase::Removed | Phase::Superseded => Want::Leave,
-            Phase::Starting | Phase::Waiting { .. } if self.stale() => Want::Stop,
+            // Somebody else is this node, as far as is known: this process may end, and the plugin would go on giving.
+            Phase::Waiting { .. } => Want::Stop,
+            Phase::Starting if self.stale() => Want::Stop,
             Phase::Starting if self.offline() && self.own_blocks().contains(block) => Want::Give,
-            Phase::Starting | Phase::Waiting { .. } => Want::Keep,
+            Phase::Starting => Want::Keep,
             Phase::Member => self.want_as_member(block),
         }
     }

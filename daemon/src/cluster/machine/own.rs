@@ -50,7 +50,7 @@ impl Machine {
         self.suspect = false;
         self.revision = self.revision.max(revision);
         self.hear_witness(&items);
-        self.verify = false;
+        (self.verify, self.verified_at) = (false, self.now.boot);
         self.config_is(item(&items, CONFIG).cloned());
         if self.exited {
             return;
@@ -133,6 +133,8 @@ impl Machine {
             return;
         }
         if self.phase == Phase::Superseded || self.phase == Phase::Removed {
+            // A restored store has forgotten it. This node has not, and leaves the record to people.
+            self.own = None;
             return;
         }
         if older {
@@ -153,6 +155,7 @@ impl Machine {
             self.removed(Own { record, mod_revision });
             return;
         }
+        self.clear(Code::StoreFull, "");
         self.reasserted(&record);
         self.own_is(Own { record, mod_revision });
         self.member();
@@ -379,12 +382,14 @@ impl Machine {
 
     /// Retires what another instance of this name still holds.
     pub(super) fn retire(&self, write: &mut Txn, old: &NodeRecord, items: &[(String, Option<KeyValue>)]) {
-        let after = self.network.as_ref().map_or_else(|| Network::default().reissue_after, |n| n.reissue_after);
-        let wall = seconds(self.generous_wall());
-        // With a clock that was never set nobody could tell when their time is over.
-        let until = (wall > PLAUSIBLE).then(|| wall.saturating_add(after));
+        let network = self.network.as_deref().cloned().unwrap_or_default();
+        let until = self.retired_until(&network);
         for held in &old.blocks {
             let key = block_key(&held.cidr);
+            // What this node claimed after it was free is its own, also in a store that has forgotten that.
+            if write.writes.iter().any(|write| write.key() == key) {
+                continue;
+            }
             let Some(stands) = item(items, &key) else { continue };
             let Ok(block) = BlockRecord::parse(&key, &stands.value) else { continue };
             let theirs = block.owner == old.name && block.instance == old.instance;
@@ -395,6 +400,13 @@ impl Machine {
                 write.writes.push(Write::Put { key, value: retired.to_value(), lease: None });
             }
         }
+    }
+
+    /// When blocks that are retired now are given to others. With a clock that was never set nobody could tell when
+    /// that is: then a person says so.
+    pub(super) fn retired_until(&self, network: &Network) -> Option<u64> {
+        let wall = seconds(self.generous_wall());
+        (wall > PLAUSIBLE).then(|| wall.saturating_add(network.reissue_after))
     }
 
     /// Whether this node, removed, has nothing left of what it had.

@@ -16,6 +16,9 @@ use crate::cluster::{Changed, Output};
 /// How long a changed snapshot waits, at least: it is written in one piece.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
 
+/// The first one comes soon: a node that boots without it and without the store has nothing to start from.
+const FIRST_SNAPSHOT: Duration = Duration::from_secs(2);
+
 /// And a little more for each node in it, so that 5,000 of them do not keep the disk busy.
 const SNAPSHOT_PER_NODE: Duration = Duration::from_millis(50);
 
@@ -38,7 +41,7 @@ impl Machine {
         }
     }
 
-    fn publish_wanted(&mut self) {
+    pub(super) fn publish_wanted(&mut self) {
         let Some(network) = self.network.clone() else { return };
         let names = std::mem::take(&mut self.touched);
         let this = self.this_node();
@@ -118,7 +121,10 @@ impl Machine {
     /// Another snapshot should be written.
     pub(super) fn snapshot_changed(&mut self) {
         let nodes = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
-        let at = self.snapshot_written + SNAPSHOT_EVERY + SNAPSHOT_PER_NODE.saturating_mul(nodes);
+        let at = match self.snapshot_written {
+            Some(at) => at + SNAPSHOT_EVERY + SNAPSHOT_PER_NODE.saturating_mul(nodes),
+            None => self.now.boot + FIRST_SNAPSHOT,
+        };
         self.snapshot_due.get_or_insert(at);
     }
 
@@ -130,7 +136,7 @@ impl Machine {
         if self.snapshot_due.take().is_none() {
             return;
         }
-        self.snapshot_written = self.now.boot;
+        self.snapshot_written = Some(self.now.boot);
         let snapshot = SnapshotRef {
             format: FORMAT,
             cluster: self.cluster,
@@ -151,7 +157,8 @@ impl Machine {
     /// When the own keys are read again because nothing was heard of the store for a while.
     pub(super) fn contact_due(&self) -> Option<Duration> {
         let age = self.contact.as_ref()?.age(&self.facts.stamp, self.now).unwrap_or(Duration::MAX);
-        Some(self.now.boot + self.contact_every().saturating_sub(age))
+        let due = self.now.boot + self.contact_every().saturating_sub(age);
+        Some(due.max(self.verified_at + self.contact_every()))
     }
 
     fn contact_every(&self) -> Duration {

@@ -25,12 +25,14 @@ pub(super) struct Rewritten {
 impl Machine {
     /// The store does not show what it showed before. `relist`: what is followed may be another history.
     pub(super) fn note_rewrite(&mut self, relist: bool) {
-        let known = self.rewritten.is_some_and(|rewritten| !rewritten.asserted);
+        // One that is out of the cluster has nothing to assert.
+        let out = matches!(self.phase, Phase::Removed | Phase::Superseded);
+        let known = self.rewritten.is_some_and(|rewritten| out || !rewritten.asserted);
         self.claims.pause(self.now.boot + RECOVERY_PAUSE);
         if known {
             return;
         }
-        self.rewritten = Some(Rewritten { asserted: false });
+        self.rewritten = Some(Rewritten { asserted: out });
         self.verify = true;
         self.find(
             Code::HistoryRewritten,

@@ -146,7 +146,12 @@ impl Machine {
         let known = self.peers.get(&record.name).is_some();
         let recent = seconds(self.cautious_wall()).saturating_sub(record.recovered_at) < RECOVERY_PAUSE.as_secs();
         let name = record.name.clone();
+        let held = |machine: &Self| machine.peers.held(true) + machine.peers.held(false);
+        let before = held(self);
         let touched = self.peers.apply(record, item.mod_revision);
+        if held(self) < before {
+            self.claims.retry();
+        }
         if touched.recovering && !listing && self.rewritten.is_none() {
             // It found the store rewritten, and this node did not: it may have missed what happened meanwhile.
             if self.pause_left().is_none() {
@@ -161,7 +166,6 @@ impl Machine {
         }
         self.touched.extend(touched.names);
         self.unvanish(&name);
-        self.claims.full_until = None;
         self.snapshot_changed();
     }
 
@@ -262,7 +266,7 @@ impl Machine {
         self.peers.set_network(network.clone());
         self.network = Some(network);
         self.all_touched = true;
-        self.claims.full_until = None;
+        self.claims.retry();
         self.snapshot_changed();
     }
 }
