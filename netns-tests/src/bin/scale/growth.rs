@@ -114,8 +114,8 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
     /// Nothing has changed meanwhile.
     fn restart(&mut self) -> Outcome<()> {
         let (machine, etcd) = (self.machine, &self.lab.etcd);
-        let status = machine.status().unwrap_or_default();
-        let objects = status["data_plane"]["objects"].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        // All events have arrived: each was waited for.
+        let objects = kernel::count(&machine.node)?;
         machine.weftd.stop();
         let mut ear = Ear::new(&machine.node)?;
         let (requests, bytes) = (Requests::now(etcd), meter::received(&machine.node));
@@ -124,6 +124,9 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
         let took = machine.wait_for(self.world.nodes, objects, started)?;
         machine.wait_ready()?;
         let (changes, _) = ear.hear([0, 0, 0, 0].into())?;
+        if kernel::count(&machine.node)? != objects {
+            return Err("the kernel has other routes after a restart".into());
+        }
         let requests = meter::total(&Requests::now(etcd).since(&requests));
         (self.put)("restart with nothing to change", "ms", millis(took), Goal::AtMost(SYNC_MS));
         (self.put)("  changes in the kernel at restart", "", changes as f64, Goal::AtMost(0.0));
