@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use netns_tests::cluster::{ClusterLab, Segment};
 
-use crate::kernel::{self, Ear};
+use crate::kernel::{self, Ear, Sign};
 use crate::meter::{self, Requests, float, median};
 use crate::options::Effort;
 use crate::report::{Goal, Table};
@@ -89,10 +89,10 @@ fn events(
     let before = used(machines);
     let (mut middle, mut last) = (Vec::new(), Vec::new());
     for node in 0..effort.fanout_events {
-        let (key, value) = world.record(node, BLOCKS - 1, 2);
+        let (key, value) = world.record(node, BLOCKS - 1, 0, 2);
         let since = Instant::now();
         lab.etcd.put(&key, &value);
-        let (took, _) = kernel::wait_route(&mut ears, block(node, BLOCKS - 1).0.into(), since)?;
+        let (took, _) = kernel::wait(&mut ears, Sign::Route(block(node, BLOCKS - 1).0.into()), since)?;
         let took: Vec<f64> = took.into_iter().map(millis).collect();
         last.push(took.iter().copied().fold(0.0, f64::max));
         middle.push(median(took));

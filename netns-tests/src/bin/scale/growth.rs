@@ -1,14 +1,14 @@
 //! One real daemon in clusters of growing size: its start, its restart, and one event.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netns_tests::cluster::ClusterLab;
 
-use crate::kernel::{self, Ear};
+use crate::kernel::{self, Ear, Sign};
 use crate::meter::{self, Requests, float, median};
 use crate::options::Effort;
 use crate::report::{Goal, Table};
-use crate::world::{BLOCKS, Backend, Machine, World, block};
+use crate::world::{BLOCKS, Backend, Machine, World, address, block};
 use crate::{Outcome, millis, say};
 
 /// What a `weftd` of 5,000 peers may take (issue 3, point 7).
@@ -63,6 +63,8 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
             return Err(format!("weftd is in sync with {found} objects instead of {}", self.world.objects()).into());
         }
         machine.wait_ready()?;
+        machine.wait_rest()?;
+        (self.put)("  netlink requests in all", "", float(machine.requests()), Goal::None);
         let requests = Requests::now(etcd).since(&requests);
         let words: Vec<String> = requests.iter().map(|(method, count)| format!("{count} {method}")).collect();
         say(&format!("  requests at start: {}", words.join(", ")));
@@ -72,42 +74,65 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
         (self.put)("  memory then (VmRSS)", "MB", meter::memory(machine.pid(), "VmRSS"), Goal::AtMost(MEMORY_MB));
         (self.put)("  requests to etcd", "", meter::total(&requests), Goal::None);
         let bytes = meter::received(&machine.node) - bytes;
-        (self.put)("  bytes received at start", "kB", float(bytes) / 1e3, Goal::None);
+        (self.put)("  bytes received", "kB", float(bytes) / 1e3, Goal::None);
         Ok(())
     }
 
     /// A node gives a block back, or claims it again.
     fn events(&mut self, events: usize) -> Outcome<()> {
+        let world = self.world;
+        self.each("block", events, |number| {
+            let (node, round) = (number % world.nodes, number / world.nodes);
+            let blocks = if round.is_multiple_of(2) { BLOCKS - 1 } else { BLOCKS };
+            let record = world.record(node, blocks, 0, 2 + round as u64);
+            (record, Sign::Route(block(node, BLOCKS - 1).0.into()))
+        })?;
+        // Every one of the blocks is back, or was given back: the records' numbers only have to go on.
+        let moves = events.div_ceil(5);
+        self.each("move", moves, |number| {
+            let (node, round) = (number % world.nodes, 1 + number / world.nodes);
+            let record = world.record(node, 1, round, 1_000_000 + round as u64);
+            (record, Sign::Way(address(node, round).into()))
+        })?;
+        let memory = meter::memory(self.machine.pid(), "VmHWM");
+        (self.put)("memory after all events (VmHWM)", "MB", memory, Goal::AtMost(MEMORY_MB));
+        Ok(())
+    }
+
+    /// Many events of one kind, each when the kernel has the one before.
+    fn each(
+        &mut self,
+        kind: &str,
+        events: usize,
+        event: impl Fn(usize) -> ((String, String), Sign),
+    ) -> Outcome<()> {
         let (machine, etcd) = (self.machine, &self.lab.etcd);
         let mut ears = [Ear::new(&machine.node)?];
-        let requests = || machine.status().and_then(|status| status["data_plane"]["requests"].as_u64()).unwrap_or(0);
         let (mut took, mut cpu, mut changes) = (Vec::new(), Vec::new(), 0);
-        let (first, bytes) = (requests(), meter::received(&machine.node));
+        let (first, bytes) = (machine.requests(), meter::received(&machine.node));
         let numbers: Vec<usize> = (0..events).collect();
         for batch in numbers.chunks(BATCH) {
             let before = meter::cpu(machine.pid());
             for number in batch {
-                let (node, round) = (number % self.world.nodes, number / self.world.nodes);
-                let blocks = if round.is_multiple_of(2) { BLOCKS - 1 } else { BLOCKS };
-                let (key, value) = self.world.record(node, blocks, 2 + round as u64);
+                let ((key, value), sign) = event(*number);
                 let since = Instant::now();
                 etcd.put(&key, &value);
-                let (at, heard) = kernel::wait_route(&mut ears, block(node, BLOCKS - 1).0.into(), since)?;
+                let (at, heard) = kernel::wait(&mut ears, sign, since)?;
                 took.extend(at.into_iter().map(millis));
                 changes += heard;
             }
             // What follows the last change in the kernel is a part of it.
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
             cpu.push(millis(meter::cpu(machine.pid()).saturating_sub(before)) / batch.len() as f64);
         }
-        let (bytes, sent) = (meter::received(&machine.node) - bytes, requests() - first);
+        let (bytes, sent) = (meter::received(&machine.node) - bytes, machine.requests() - first);
         let per_event = |count: u64| float(count) / events as f64;
-        (self.put)("event: from etcd to the kernel", "ms", median(took), Goal::None);
-        (self.put)("  processor time of weftd", "ms", median(cpu), Goal::Constant(0.5));
-        (self.put)("  netlink requests", "", per_event(sent), Goal::Constant(0.5));
-        (self.put)("  changes in the kernel", "", per_event(changes as u64), Goal::Constant(0.5));
-        (self.put)("  bytes received of an event", "B", per_event(bytes), Goal::Constant(100.0));
-        (self.put)("  memory after all (VmHWM)", "MB", meter::memory(machine.pid(), "VmHWM"), Goal::AtMost(MEMORY_MB));
+        let mut put = |what: &str, unit, value, goal| (self.put)(&format!("{kind}: {what}"), unit, value, goal);
+        put("from etcd to the kernel", "ms", median(took), Goal::None);
+        put("  processor time of weftd", "ms", median(cpu), Goal::Constant(0.5));
+        put("  netlink requests", "", per_event(sent), Goal::Constant(0.5));
+        put("  changes in the kernel", "", per_event(changes as u64), Goal::Constant(0.5));
+        put("  bytes received", "B", per_event(bytes), Goal::Constant(100.0));
         Ok(())
     }
 
@@ -123,7 +148,7 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
         machine.weftd.start(&[]);
         let took = machine.wait_for(self.world.nodes, objects, started)?;
         machine.wait_ready()?;
-        let (changes, _) = ear.hear([0, 0, 0, 0].into())?;
+        let (changes, _) = ear.hear(Sign::Route([0, 0, 0, 0].into()))?;
         if kernel::count(&machine.node)? != objects {
             return Err("the kernel has other routes after a restart".into());
         }

@@ -25,6 +25,29 @@ pub fn count(node: &Node) -> Outcome<usize> {
     })
 }
 
+/// By what a change is known.
+#[derive(Clone, Copy, Debug)]
+pub enum Sign {
+    /// The route to a block comes or goes.
+    Route(IpAddr),
+    /// Something leads to a node at this address now: a route, or a forwarding entry.
+    Way(IpAddr),
+}
+
+impl Sign {
+    fn is(self, kind: u16, body: &[u8]) -> bool {
+        let routes = route::parse_event(kind, body).map(|(routes, _)| routes).unwrap_or_default();
+        match self {
+            Self::Route(block) => routes.iter().any(|route| route.destination.0 == block),
+            Self::Way(node) => {
+                let entry = fdb::parse_event(kind, body);
+                entry.is_some_and(|(entry, present)| present && entry.remote == node)
+                    || routes.iter().any(|route| route.gateway == Some(node))
+            }
+        }
+    }
+}
+
 /// Hears of a kernel's changes.
 #[derive(Debug)]
 pub struct Ear(EventStream);
@@ -40,32 +63,31 @@ impl Ear {
         })
     }
 
-    /// Reads what waits; the changes, and whether one of them is the route to `block` coming or going.
-    pub fn hear(&mut self, block: IpAddr) -> Outcome<(usize, bool)> {
+    /// Reads what waits; how many changes, and whether one of them is `sign`.
+    pub fn hear(&mut self, sign: Sign) -> Outcome<(usize, bool)> {
         let (mut events, mut found) = (0, false);
         self.0.drain(|event| {
             events += 1;
-            let routes = route::parse_event(event.kind, event.body);
-            found |= routes.is_some_and(|(routes, _)| routes.iter().any(|route| route.destination.0 == block));
+            found |= sign.is(event.kind, event.body);
         })?;
         Ok((events, found))
     }
 }
 
-/// Waits until each of them has heard of the route to `block`; how long after `since` each did, and all changes.
-pub fn wait_route(ears: &mut [Ear], block: IpAddr, since: Instant) -> Outcome<(Vec<Duration>, usize)> {
+/// Waits until each of them has heard of `sign`; how long after `since` each did, and all changes.
+pub fn wait(ears: &mut [Ear], sign: Sign, since: Instant) -> Outcome<(Vec<Duration>, usize)> {
     let mut heard: Vec<Option<Duration>> = vec![None; ears.len()];
     let mut events = 0;
     while heard.iter().any(Option::is_none) {
         if since.elapsed() > Duration::from_secs(20) {
             let late = heard.iter().filter(|at| at.is_none()).count();
-            return Err(format!("{late} kernels have no change of the route to {block} after 20 s").into());
+            return Err(format!("{late} kernels have not seen {sign:?} after 20 s").into());
         }
         let mut fds: Vec<_> = ears.iter().map(|ear| PollFd::new(ear.0.as_fd(), PollFlags::POLLIN)).collect();
         poll(&mut fds, PollTimeout::from(1000_u16))?;
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
         for ((ear, at), _) in ears.iter_mut().zip(&mut heard).zip(ready).filter(|(_, ready)| *ready) {
-            let (more, found) = ear.hear(block)?;
+            let (more, found) = ear.hear(sign)?;
             events += more;
             if found {
                 at.get_or_insert(since.elapsed());

@@ -58,7 +58,7 @@ impl World {
         let world = Self { prefix: format!("/scale-{}-{nodes}/v1/", backend.name()), backend, nodes };
         let mut items = Vec::with_capacity(1 + nodes * (1 + BLOCKS));
         for node in 0..nodes {
-            items.push(world.record(node, BLOCKS, 1));
+            items.push(world.record(node, BLOCKS, 0, 1));
             for number in 0..BLOCKS {
                 let (address, _) = block(node, number);
                 let value = json!({"format": 1, "owner": name(node), "instance": instance(node), "epoch": 1, "state": "held"});
@@ -71,13 +71,13 @@ impl World {
         world
     }
 
-    /// The record of a node with so many blocks.
-    pub fn record(&self, node: usize, blocks: usize, serial: u64) -> (String, String) {
+    /// The record of a node with so many blocks, that has moved so often.
+    pub fn record(&self, node: usize, blocks: usize, moves: usize, serial: u64) -> (String, String) {
         let held = (0..blocks).map(|number| json!({"cidr": block(node, number).1, "epoch": 1}));
         let mac = u32::try_from(node).unwrap_or(0).to_be_bytes();
         let record = json!({
             "format": 1, "name": name(node), "instance": instance(node), "epoch": 1, "serial": serial,
-            "state": "active", "addresses": [format!("{}/16", address(node))],
+            "state": "active", "addresses": [format!("{}/16", address(node, moves))],
             "blocks": held.collect::<Vec<_>>(),
             "vtep_mac": format!("02:77:{:02x}:{:02x}:{:02x}:{:02x}", mac[0], mac[1], mac[2], mac[3]),
             "version": "0.1.0", "session": format!("{:032x}", node + 1), "recovered_at": 0,
@@ -161,6 +161,25 @@ impl Machine {
         }
     }
 
+    /// Netlink requests that the daemon's data plane has sent since its start.
+    pub fn requests(&self) -> u64 {
+        self.status().and_then(|status| status["data_plane"]["requests"].as_u64()).unwrap_or(0)
+    }
+
+    /// Waits until its data plane has had nothing to do for a while: what follows from its own block is done.
+    pub fn wait_rest(&self) -> Outcome<()> {
+        let (since, mut last) = (Instant::now(), None);
+        while since.elapsed() < Duration::from_secs(40) {
+            let now = Some(self.requests());
+            if now == last {
+                return Ok(());
+            }
+            last = now;
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Err(format!("the data plane of {} does not come to rest", self.node.name()).into())
+    }
+
     /// Waits until pods can start: its own block is granted.
     pub fn wait_ready(&self) -> Outcome<()> {
         let since = Instant::now();
@@ -182,9 +201,10 @@ pub fn block(node: usize, number: usize) -> (Ipv4Addr, String) {
     (address, format!("{address}/26"))
 }
 
-/// A simulated node's own address: past those of real ones.
-fn address(node: usize) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(NODES) + 0x100 + u32::try_from(node).unwrap_or(0))
+/// A simulated node's own address, another one after each move: past those of real ones.
+pub fn address(node: usize, moves: usize) -> Ipv4Addr {
+    let host = 0x100 + node + moves * 0x4000;
+    Ipv4Addr::from(u32::from(NODES) + u32::try_from(host).unwrap_or(0))
 }
 
 fn name(node: usize) -> String {
