@@ -71,13 +71,13 @@ impl World {
         world
     }
 
-    /// The record of a node with so many blocks, that has moved so often.
-    pub fn record(&self, node: usize, blocks: usize, moves: usize, serial: u64) -> (String, String) {
+    /// The record of a node with so many blocks, at one of its places.
+    pub fn record(&self, node: usize, blocks: usize, place: usize, serial: u64) -> (String, String) {
         let held = (0..blocks).map(|number| json!({"cidr": block(node, number).1, "epoch": 1}));
         let mac = u32::try_from(node).unwrap_or(0).to_be_bytes();
         let record = json!({
             "format": 1, "name": name(node), "instance": instance(node), "epoch": 1, "serial": serial,
-            "state": "active", "addresses": [format!("{}/16", address(node, moves))],
+            "state": "active", "addresses": [format!("{}/16", address(node, place))],
             "blocks": held.collect::<Vec<_>>(),
             "vtep_mac": format!("02:77:{:02x}:{:02x}:{:02x}:{:02x}", mac[0], mac[1], mac[2], mac[3]),
             "version": "0.1.0", "session": format!("{:032x}", node + 1), "recovered_at": 0,
@@ -201,9 +201,9 @@ pub fn block(node: usize, number: usize) -> (Ipv4Addr, String) {
     (address, format!("{address}/26"))
 }
 
-/// A simulated node's own address, another one after each move: past those of real ones.
-pub fn address(node: usize, moves: usize) -> Ipv4Addr {
-    let host = 0x100 + node + moves * 0x4000;
+/// A simulated node's own address at one of four places: past those of real ones.
+pub fn address(node: usize, place: usize) -> Ipv4Addr {
+    let host = 0x100 + node + place * 0x4000;
     Ipv4Addr::from(u32::from(NODES) + u32::try_from(host).unwrap_or(0))
 }
 
