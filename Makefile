@@ -43,8 +43,9 @@ test: setup build ## Run all tests
 
 # A profile of its own: the release profile aborts on panic, and then nothing would clean up the namespaces.
 # Static, as its processes are the floor that the plugin is compared with.
-bench: setup build ## Measure ADD and DEL side by side with the reference plugins
+bench: setup build ## Measure ADD and DEL beside the reference plugins (ARGS=…), then clusters of up to 5,000 nodes (SCALE=…)
 	cargo run --profile bench-tools --target $(TARGET) -p netns-tests --bin bench -- $(ARGS)
+	cargo run --profile bench-tools --target $(TARGET) -p netns-tests --bin scale -- $(SCALE)
 
 fmt: ## Format the code
 	cargo fmt --all

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use weft_cni::ip::{IfAddr, Subnet};
+pub use weft_overlay::wanted::Changed;
 use weft_overlay::wanted::Wanted;
 
 pub use blocks::{BlockSizes, block_key, claim_order, host_seed};
@@ -222,15 +223,6 @@ pub enum Output {
         /// Why, and what to do.
         sentence: String,
     },
-}
-
-/// What is new in [`Output::Wanted`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Changed {
-    /// Anything.
-    All,
-    /// These peers came, changed or went; nothing else.
-    Peers(Vec<Arc<str>>),
 }
 
 /// Why something was not done, and what to do.

@@ -198,6 +198,11 @@ impl Socket {
         Ok(sys::set_option(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)?)
     }
 
+    /// How many requests were sent so far, those for lists included.
+    pub fn requests(&self) -> u32 {
+        self.sequence
+    }
+
     /// The number by which the kernel names this socket in the events that its requests cause.
     pub fn port_id(&self) -> Result<u32> {
         let address: NetlinkAddr =

@@ -13,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::pass::Reconciler;
 use crate::report::{PlaneReport, Removal};
 use crate::settings::SYSCTL_ROOT;
-use crate::wanted::Wanted;
+use crate::wanted::{Changed, Wanted};
 
 /// Everything is read again this often, in case an event was never sent.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Inbox {
-    wanted: Option<Arc<Wanted>>,
+    wanted: Option<(Arc<Wanted>, Changed)>,
     orders: u64,
     resync: bool,
     stop: bool,
@@ -97,8 +97,18 @@ impl DataPlane {
     /// What the kernel should have from now on. Only the newest order counts. Returns its number: a report of
     /// that number (see [`PlaneReport::order`]) follows, also if nothing had to be changed.
     pub fn want(&self, wanted: Arc<Wanted>) -> u64 {
+        self.want_changed(wanted, Changed::All)
+    }
+
+    /// The same when it is known what is new since the last order: it then costs no more than that.
+    pub fn want_changed(&self, wanted: Arc<Wanted>, changed: Changed) -> u64 {
         self.shared.tell(|inbox| {
-            inbox.wanted = Some(wanted);
+            // What an order that was not looked at yet brought is new, too.
+            let changed = match inbox.wanted.take() {
+                Some((_, before)) => both(before, changed),
+                None => changed,
+            };
+            inbox.wanted = Some((wanted, changed));
             inbox.orders += 1;
             inbox.orders
         })
@@ -137,6 +147,16 @@ impl Drop for DataPlane {
             // A panic of that thread was printed by it.
             let _ = thread.join();
         }
+    }
+}
+
+fn both(before: Changed, after: Changed) -> Changed {
+    match (before, after) {
+        (Changed::Peers(mut names), Changed::Peers(more)) => {
+            names.extend(more);
+            Changed::Peers(names)
+        }
+        (Changed::All, _) | (_, Changed::All) => Changed::All,
     }
 }
 
@@ -202,8 +222,8 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
             if self.reconciler.hear(now) {
                 debounce.note(now);
             }
-            if let Some(wanted) = inbox.wanted {
-                self.reconciler.want(wanted, inbox.orders);
+            if let Some((wanted, changed)) = inbox.wanted {
+                self.reconciler.want(&wanted, &changed, inbox.orders);
                 debounce.due = Some(now);
             }
             let retry_is_due = retry.is_some_and(|at| now >= at);

@@ -8,6 +8,7 @@ use std::path::Path;
 use weft_netlink::rules::{self, Overlay, OverlayState};
 use weft_netlink::{Drained, EventStream, Protocol, Result, Socket, nft, route};
 
+use crate::dirty::Dirty;
 use crate::execute::{self, Outcome};
 use crate::objects::Key;
 use crate::observed::Observed;
@@ -37,8 +38,8 @@ pub struct News {
     /// Objects that others took away or changed, with their names as far as the kernel tells; `None` for those that
     /// the kernel itself dropped.
     pub lost: BTreeMap<Key, Culprit>,
-    /// Something of ours changed.
-    pub objects: bool,
+    /// What of ours changed.
+    pub touched: Dirty,
     /// Something that leads to other nodes may have changed.
     pub facts: bool,
     /// Everything must be read again.
@@ -77,6 +78,11 @@ impl Kernel {
         [self.events.as_fd(), self.commits.as_fd()]
     }
 
+    /// How many requests the kernel was sent so far.
+    pub fn requests(&self) -> u64 {
+        u64::from(self.route.requests()) + u64::from(self.rules.requests())
+    }
+
     /// Reads what the kernel has.
     ///
     /// # Errors
@@ -97,7 +103,7 @@ impl Kernel {
         let own_port = self.own_port;
         let drained = self.events.drain(|event| {
             let effect = observed.apply(&event);
-            news.objects |= effect.objects;
+            news.touched.merge(effect.touched);
             news.facts |= effect.facts;
             news.resync |= effect.resync;
             for (key, by) in effect.lost.into_iter().filter(|(_, by)| *by != own_port) {
@@ -129,6 +135,7 @@ impl Kernel {
                 // Forwarding entries name nobody: those are our own doing here.
                 let others = effect.lost.into_iter().filter(|(_, by)| *by != *own_port && *by != 0);
                 news.lost.extend(others.map(|(key, by)| (key, culprit(by))));
+                news.touched.merge(effect.touched);
                 news.facts |= effect.facts;
             });
             news.resync |= !matches!(drained, Ok(Drained::Complete));

@@ -9,6 +9,7 @@
 
 pub mod backoff;
 pub mod desired;
+pub mod dirty;
 mod driver;
 pub mod execute;
 pub mod finding;
@@ -20,6 +21,7 @@ mod pass;
 pub mod plan;
 pub mod report;
 pub mod settings;
+mod share;
 #[cfg(test)]
 mod testing;
 pub mod underlay;

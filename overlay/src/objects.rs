@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use weft_cni::ip::Subnet;
 use weft_netlink::link::{Mac, Vxlan};
@@ -125,6 +125,17 @@ impl Device {
             Self::Node => "weft-node",
             Self::Vxlan => "weft-vx",
             Self::Vxlan6 => "weft-vx6",
+        }
+    }
+
+    /// Its name, shared: thousands of routes lead over it.
+    pub fn link(self) -> Arc<str> {
+        static NAMES: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| Device::ALL.map(|device| device.name().into()));
+        let [node, vxlan, vxlan6] = &*NAMES;
+        match self {
+            Self::Node => node.clone(),
+            Self::Vxlan => vxlan.clone(),
+            Self::Vxlan6 => vxlan6.clone(),
         }
     }
 

@@ -10,6 +10,7 @@ use weft_netlink::link::{self, Link};
 use weft_netlink::route::{self, MAIN, PROTOCOL, Route};
 use weft_netlink::{Event, Result, Socket, addr, fdb, neigh};
 
+use crate::dirty::Dirty;
 use crate::objects::{Device, Hop, Key, LinkKind, LinkSpec, Object, Objects};
 use crate::underlay::{Facts, LinkFact};
 
@@ -24,8 +25,8 @@ pub struct Observed {
     indexes: BTreeMap<Arc<str>, u32>,
     /// Links that routes of ours lead over, by name: when one goes down, the kernel drops those without a word.
     carriers: BTreeSet<Arc<str>>,
-    /// Whether objects changed since the last event was brought in.
-    touched: bool,
+    /// What changed with the last event.
+    touched: Dirty,
 }
 
 /// What an event did.
@@ -35,8 +36,8 @@ pub struct Effect {
     pub lost: Vec<(Key, u32)>,
     /// More may have changed than events tell: read everything again.
     pub resync: bool,
-    /// Something of ours changed.
-    pub objects: bool,
+    /// What of ours changed.
+    pub touched: Dirty,
     /// Something that leads to other nodes may have changed.
     pub facts: bool,
 }
@@ -47,7 +48,8 @@ impl Observed {
     /// # Errors
     /// When the kernel refuses to tell.
     pub fn read_links(socket: &mut Socket) -> Result<Self> {
-        let mut observed = Self::default();
+        // Of a list nobody wants to know what is new.
+        let mut observed = Self { touched: Dirty::All, ..Self::default() };
         for link in link::all(socket)? {
             observed.put_link(&link);
         }
@@ -102,7 +104,7 @@ impl Observed {
     pub fn apply(&mut self, event: &Event<'_>) -> Effect {
         let mut effect = Effect::default();
         let by = event.port_id;
-        self.touched = false;
+        self.touched = Dirty::default();
         if let Some(change) = link::parse_event(event.kind, event.body) {
             effect.facts = true;
             self.apply_link(change, by, &mut effect);
@@ -118,7 +120,7 @@ impl Observed {
         } else if let Some((entry, present)) = fdb::parse_event(event.kind, event.body) {
             effect.lost.extend(self.put_forward(&entry, present).map(|key| (key, by)));
         }
-        effect.objects = self.touched;
+        effect.touched = std::mem::take(&mut self.touched);
         effect
     }
 
@@ -181,6 +183,7 @@ impl Observed {
         self.facts.defaults.retain(|(on, _)| *on != index);
         self.facts.addresses.retain(|(on, _)| *on != index);
         let device = Device::by_name(&link.name)?;
+        self.touched = Dirty::All;
         self.objects.retain(|key, object| {
             let over = matches!(object, Object::Hop(hop) if *hop.link == *device.name());
             key.device() != Some(device) && !over
@@ -265,7 +268,7 @@ impl Observed {
         if same {
             return None;
         }
-        self.touched = true;
+        self.touched.add(&key);
         self.objects.insert(key.clone(), object);
         (!new).then_some(key)
     }
@@ -273,7 +276,7 @@ impl Observed {
     /// The key, if there was such an object.
     fn take(&mut self, key: Key) -> Option<Key> {
         self.objects.remove(&key)?;
-        self.touched = true;
+        self.touched.add(&key);
         Some(key)
     }
 }

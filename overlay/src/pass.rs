@@ -2,35 +2,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use weft_netlink::Result;
 
 use crate::backoff::Backoff;
-use crate::desired::{Desired, desired};
+use crate::desired::{Change, Desired, desired};
+use crate::dirty::Dirty;
 use crate::execute::Failure;
 use crate::finding::Finding;
 use crate::kernel::{Culprit, Kernel, News};
 use crate::objects::{Key, Objects};
 use crate::observed::{self, Observed};
-use crate::plan::{Op, plan};
+use crate::plan::{Op, plan, plan_of};
 use crate::report::{self, PlaneReport};
 use crate::settings;
 use crate::underlay::{Underlay, detect};
-use crate::wanted::Wanted;
+use crate::wanted::{Changed, Wanted};
 
 /// What a pass starts from and leaves behind. Nothing of it outlives the process: all can be read from the kernel.
 #[derive(Debug)]
 pub struct Reconciler {
     kernel: Kernel,
     sysctl_root: PathBuf,
-    wanted: Option<Arc<Wanted>>,
+    /// A copy of its own: whoever makes the next order need not copy the map of peers, which nobody else holds.
+    wanted: Option<Wanted>,
     observed: Observed,
     underlay: Underlay,
     desired: Desired,
-    /// The inputs of `desired` changed.
+    /// The inputs of `desired` changed, in another way than peer by peer.
     stale: bool,
+    /// What may differ between `desired` and `observed`.
+    dirty: Dirty,
     news: News,
     backoff: Backoff,
     /// Desired objects that were there and are not.
@@ -65,6 +68,7 @@ impl Reconciler {
             underlay: Underlay::default(),
             desired: Desired::default(),
             stale: true,
+            dirty: Dirty::All,
             news: News::default(),
             backoff: Backoff::default(),
             lost: BTreeSet::new(),
@@ -85,12 +89,38 @@ impl Reconciler {
         &self.kernel
     }
 
-    /// A new order replaces the one before.
-    pub fn want(&mut self, wanted: Arc<Wanted>, order: u64) {
+    /// A new order replaces the one before, of which it differs as `changed` says.
+    pub fn want(&mut self, wanted: &Wanted, changed: &Changed, order: u64) {
         self.order = order;
         self.check_settings |= self.wanted.is_none();
-        self.wanted = Some(wanted);
-        self.stale = true;
+        match (changed, &mut self.wanted) {
+            (Changed::Peers(names), Some(before)) => {
+                debug_assert_eq!(before.without_peers(), wanted.without_peers(), "only peers changed");
+                for name in names {
+                    let peer = wanted.peers.get(name);
+                    let former = match peer {
+                        Some(peer) => before.peers.insert(name.clone(), peer.clone()),
+                        None => before.peers.remove(name),
+                    };
+                    if !self.stale {
+                        let change = [former.as_deref(), peer.map(|peer| &**peer)];
+                        match self.desired.change(before, &self.underlay, name, change) {
+                            Change::Done { keys, rules } => {
+                                keys.iter().for_each(|key| self.dirty.add(key));
+                                self.check_rules |= rules;
+                            }
+                            Change::Entangled => self.stale = true,
+                        }
+                    }
+                }
+                debug_assert_eq!(before.peers, wanted.peers, "no other peers changed");
+                self.forget_unwanted();
+            }
+            (Changed::All, _) | (Changed::Peers(_), None) => {
+                self.wanted = Some(wanted.clone());
+                self.stale = true;
+            }
+        }
     }
 
     /// Everything is to be read again, settings too.
@@ -110,7 +140,9 @@ impl Reconciler {
         {
             self.stale |= detect(&self.observed.facts, &wanted.this) != self.underlay;
         }
-        let objects = std::mem::take(&mut self.news.objects);
+        let touched = std::mem::take(&mut self.news.touched);
+        let objects = !touched.is_empty();
+        self.dirty.merge(touched);
         objects || self.stale || self.news.resync || self.news.commit.is_some()
     }
 
@@ -124,13 +156,13 @@ impl Reconciler {
     pub fn pass(&mut self, now: Instant) -> bool {
         self.backoff.forget(now);
         self.read_again();
-        let Some(wanted) = self.wanted.clone() else { return false };
-        self.decide(&wanted);
+        let Some(may_remove) = self.wanted.as_ref().map(|wanted| wanted.may_remove) else { return false };
+        self.decide();
         if std::mem::take(&mut self.check_settings) {
-            self.settings(&wanted);
+            self.settings();
         }
         let started = Instant::now();
-        let ops = plan(&self.desired.objects, &self.observed.objects, wanted.may_remove);
+        let ops = self.plan(may_remove);
         self.rests = ops.is_empty();
         let ops = self.allowed(ops, now);
         // Refusals before anything else, then the rules, then what makes packets flow, then the rules without what is
@@ -139,9 +171,9 @@ impl Reconciler {
         let (refusals, others) = ops.split_at(first);
         self.run(refusals, now);
         // A next hop that is not wanted any more still has its route until the others are done.
-        let keep = wanted.may_remove && !others.is_empty();
+        let keep = may_remove && !others.is_empty();
         let keep = keep && self.check_rules;
-        let mut rules_changed = self.rules(wanted.may_remove && !keep, now);
+        let mut rules_changed = self.rules(may_remove && !keep, now);
         self.run(others, now);
         if keep {
             self.check_rules = true;
@@ -151,6 +183,17 @@ impl Reconciler {
             self.last_change_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         }
         !ops.is_empty() && (self.failures.is_empty() || std::mem::take(&mut self.overtaken))
+    }
+
+    /// What differs is looked at again until it does not: what was done, what failed and what has to wait.
+    fn plan(&mut self, may_remove: bool) -> Vec<Op> {
+        let (desired, observed) = (&self.desired.objects, &self.observed.objects);
+        let ops = match std::mem::take(&mut self.dirty) {
+            Dirty::All => plan(desired, observed, may_remove),
+            Dirty::Keys(keys) => plan_of(&keys, desired, observed, may_remove),
+        };
+        ops.iter().for_each(|op| self.dirty.add(op.key()));
+        ops
     }
 
     /// How things are.
@@ -165,6 +208,7 @@ impl Reconciler {
             failures: self.failures.values().cloned().collect(),
             findings,
             healed: self.healed,
+            requests: self.kernel.requests(),
             underlay: report::underlay(&self.underlay),
             pod_mtu: self.desired.pod_mtu,
             may_remove,
@@ -215,20 +259,26 @@ impl Reconciler {
         self.stale = true;
     }
 
-    fn decide(&mut self, wanted: &Wanted) {
-        if !std::mem::take(&mut self.stale) {
-            return;
-        }
+    fn decide(&mut self) {
+        let Some(wanted) = self.wanted.as_ref().filter(|_| self.stale) else { return };
+        self.stale = false;
         self.underlay = detect(&self.observed.facts, &wanted.this);
         let before = std::mem::replace(&mut self.desired, desired(wanted, &self.underlay));
+        self.dirty = Dirty::All;
         self.check_rules |= before.rules != self.desired.rules;
+        self.forget_unwanted();
+    }
+
+    /// What is not wanted any more is neither lost nor failed.
+    fn forget_unwanted(&mut self) {
         let desired = &self.desired.objects;
         self.lost.retain(|key| desired.contains_key(key));
         self.failures
             .retain(|key, _| matches!(key, Key::Setting(_) | Key::Rules) || desired.contains_key(key));
     }
 
-    fn settings(&mut self, wanted: &Wanted) {
+    fn settings(&mut self) {
+        let Some(wanted) = &self.wanted else { return };
         let (ipv4, ipv6) = (wanted.has_family(true), wanted.has_family(false));
         let indexes = if ipv6 { self.kernel.advertised().unwrap_or_default() } else { Vec::new() };
         let links = &self.observed.facts.links;

@@ -1,5 +1,7 @@
 //! Decides what to change in the kernel. Pure: no netlink, no clock.
 
+use std::collections::BTreeSet;
+
 use crate::objects::{Key, Object, Objects};
 
 /// One change.
@@ -36,17 +38,24 @@ impl Op {
 /// route that needs it), then removals, downwards. Nothing is ever without its successor, and without `may_remove`
 /// nothing is removed.
 pub fn plan(desired: &Objects, observed: &Objects, may_remove: bool) -> Vec<Op> {
-    let puts = desired.iter().filter_map(|(key, object)| {
-        let replaces = observed.get(key);
-        (replaces != Some(object)).then(|| Op::Put {
-            key: key.clone(),
-            object: object.clone(),
-            replaces: replaces.cloned(),
-        })
-    });
+    let puts = desired.iter().filter_map(|(key, object)| put(key, object, observed.get(key)));
     let extra = observed.iter().rev().filter(|(key, _)| may_remove && !desired.contains_key(*key));
-    let removals = extra.map(|(key, object)| Op::Remove { key: key.clone(), object: object.clone() });
-    puts.chain(removals).collect()
+    puts.chain(extra.map(|(key, object)| remove(key, object))).collect()
+}
+
+/// The part of [`plan`] that is about `keys`: all of it if nothing else differs.
+pub fn plan_of(keys: &BTreeSet<Key>, desired: &Objects, observed: &Objects, may_remove: bool) -> Vec<Op> {
+    let puts = keys.iter().filter_map(|key| put(key, desired.get(key)?, observed.get(key)));
+    let extra = keys.iter().rev().filter(|key| may_remove && !desired.contains_key(*key));
+    puts.chain(extra.filter_map(|key| Some(remove(key, observed.get(key)?)))).collect()
+}
+
+fn put(key: &Key, object: &Object, is: Option<&Object>) -> Option<Op> {
+    (is != Some(object)).then(|| Op::Put { key: key.clone(), object: object.clone(), replaces: is.cloned() })
+}
+
+fn remove(key: &Key, object: &Object) -> Op {
+    Op::Remove { key: key.clone(), object: object.clone() }
 }
 
 #[cfg(test)]
@@ -104,6 +113,17 @@ mod tests {
             let reached = apply(observed.clone(), &plan(&desired, &observed, true));
             prop_assert_eq!(&reached, &desired);
             prop_assert_eq!(plan(&desired, &reached, true), vec![]);
+        }
+
+        #[test]
+        fn looking_at_what_differs_is_as_good_as_looking_at_all(
+            observed in objects(), desired in objects(), more in objects(), leave: bool,
+        ) {
+            let all = plan(&desired, &observed, leave);
+            let mut keys: BTreeSet<Key> = plan(&desired, &observed, true).iter().map(|op| op.key().clone()).collect();
+            prop_assert_eq!(&plan_of(&keys, &desired, &observed, leave), &all);
+            keys.extend(more.into_keys());
+            prop_assert_eq!(&plan_of(&keys, &desired, &observed, leave), &all);
         }
 
         #[test]

@@ -20,6 +20,8 @@ pub struct PlaneReport {
     pub findings: BTreeSet<Finding>,
     /// Objects that were put back after somebody else removed or changed them, since the start.
     pub healed: u64,
+    /// Requests that the kernel was sent, since the start: what a change costs must not grow with the cluster.
+    pub requests: u64,
     /// How other nodes are reached.
     pub underlay: Vec<UnderlayReport>,
     /// The MTU that pods should have.

@@ -1,7 +1,8 @@
 //! What the cluster's machine asks of the data plane: plain data, complete each time, nothing of it read from the kernel.
 //!
 //! Peers are shared ([`Arc`]), so that a new [`Wanted`] with one changed peer of 5,000 costs its maker 5,000 counters
-//! and no copy: clone the map, put the new [`Peer`] in, keep all others. The data plane compares pointers first.
+//! and no copy: clone the map, put the new [`Peer`] in, keep all others. The data plane is told which one it is and keeps
+//! no reference, so that mostly not even the map has to be cloned.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,6 +42,15 @@ pub struct Wanted {
 
 /// The other nodes, by name.
 pub type Peers = BTreeMap<Arc<str>, Arc<Peer>>;
+
+/// What is new in a [`Wanted`] since the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Anything.
+    All,
+    /// These peers came, changed or went; nothing else.
+    Peers(Vec<Arc<str>>),
+}
 
 /// What carries packets from node to node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +132,22 @@ impl ThisNode {
 }
 
 impl Wanted {
+    /// All but the peers.
+    #[must_use]
+    pub fn without_peers(&self) -> Self {
+        Self {
+            cidrs: self.cidrs.clone(),
+            backend: self.backend,
+            direct: self.direct,
+            masquerade: self.masquerade,
+            no_masquerade: self.no_masquerade.clone(),
+            mtu: self.mtu,
+            this: self.this.clone(),
+            peers: Peers::new(),
+            may_remove: self.may_remove,
+        }
+    }
+
     /// Whether pods speak this family.
     pub fn has_family(&self, ipv4: bool) -> bool {
         self.cidrs.iter().any(|cidr| cidr.is_ipv4() == ipv4)

@@ -87,6 +87,8 @@ pub struct Machine {
     cluster: u64,
     /// The highest that was seen in the store's present history.
     revision: i64,
+    /// What was known when a listing may have begun: it cannot be older. This node's own writes go on meanwhile.
+    listing_floor: i64,
     /// All of `n/` is known as it is now.
     complete: bool,
     /// Everything is to be listed again, now or then.
@@ -208,6 +210,7 @@ impl Machine {
             link: Link::Down { reason: "it was not reached yet".to_owned() },
             cluster: 0,
             revision: 0,
+            listing_floor: 0,
             complete: false,
             relist: false,
             relist_at: None,

@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use weft_cni::ip::IfAddr;
 use weft_overlay::PlaneReport;
-use weft_overlay::wanted::Wanted;
+use weft_overlay::wanted::{Changed, Wanted};
 
 use self::look::ADDRESSES_WAY_OUT;
 use super::document::Document;
@@ -72,7 +72,8 @@ pub struct Daemon {
     needs: Needs,
     /// When the store last answered, or was heard of.
     store_heard: Instant,
-    wanted: Option<Arc<Wanted>>,
+    /// What the cluster wants of this node, without the peers.
+    wanted: Option<Wanted>,
     report: Option<PlaneReport>,
     usage: Vec<BlockUse>,
     published: Vec<IfAddr>,
@@ -217,7 +218,7 @@ impl Daemon {
                 tracing::info!(%block, ?result, "block withdrawn");
                 self.tell(Input::WithdrawDone { block, result });
             }
-            Output::Wanted { wanted, .. } => self.want(wanted),
+            Output::Wanted { wanted, changed } => self.want(wanted, changed),
             Output::Finding(change) => self.notices.change(change),
             Output::Ready(ready) => {
                 self.ready = ready;
@@ -232,19 +233,24 @@ impl Daemon {
         Ok(())
     }
 
-    fn want(&mut self, wanted: Arc<Wanted>) {
-        let is_news = self
-            .wanted
-            .as_ref()
-            .is_none_or(|before| before.this != wanted.this || before.cidrs != wanted.cidrs);
-        if is_news {
+    fn want(&mut self, wanted: Arc<Wanted>, changed: Changed) {
+        if changed == Changed::All || self.wanted.is_none() {
+            self.obey(wanted.without_peers());
+        }
+        // Nobody here keeps it: the machine changes it in place.
+        self.plane.want(wanted, changed);
+    }
+
+    /// What concerns more than the data plane.
+    fn obey(&mut self, wanted: Wanted) {
+        let before = self.wanted.as_ref();
+        if before.is_none_or(|before| before.this != wanted.this || before.cidrs != wanted.cidrs) {
             let followed = self.local.follow(&wanted);
             self.notices.set("local", followed, "Look at /run/weft: its owner, its space, its label");
         }
         if self.wanted.as_ref().is_none_or(|before| before.cidrs != wanted.cidrs) {
             self.look_for_overlaps(&wanted);
         }
-        self.plane.want(wanted.clone());
         self.wanted = Some(wanted);
     }
 
@@ -319,7 +325,7 @@ impl Daemon {
             conf: &self.conf,
             status: self.machine.status(),
             usage: &self.usage,
-            wanted: self.wanted.as_deref(),
+            wanted: self.wanted.as_ref(),
             report: self.report.as_ref(),
             notices: self.notices.all().cloned().collect(),
             ready: self.ready && self.conflist.is_some(),

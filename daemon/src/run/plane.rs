@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
-use weft_overlay::wanted::Wanted;
+use weft_overlay::wanted::{Changed, Wanted};
 use weft_overlay::{DataPlane, PlaneReport, Setup};
 
 use super::notices::Notice;
@@ -33,9 +33,9 @@ impl Plane {
         Ok(Self { thread, reports })
     }
 
-    /// What the kernel should have from now on.
-    pub fn want(&self, wanted: Arc<Wanted>) {
-        self.thread.want(wanted);
+    /// What the kernel should have from now on, and what of it is new.
+    pub fn want(&self, wanted: Arc<Wanted>, changed: Changed) {
+        self.thread.want_changed(wanted, changed);
     }
 
     /// The next report; `None` once the thread has ended.

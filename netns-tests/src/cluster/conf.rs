@@ -107,6 +107,8 @@ pub struct WeftdConf {
     pub cert: Option<(PathBuf, PathBuf)>,
     /// `[store] username` and `password`.
     pub login: Option<(String, String)>,
+    /// Further lines of `[store]`.
+    pub store: Vec<String>,
     /// `[network]`; `None` obeys what the store says.
     pub network: Option<Network>,
     /// Lines before the first section.
@@ -116,13 +118,15 @@ pub struct WeftdConf {
 }
 
 impl WeftdConf {
-    pub(super) fn new(node: &str, etcd: &Etcd, network: &Network) -> Self {
+    /// A node of this name, with the endpoints and certificates of `etcd`.
+    pub fn new(node: &str, etcd: &Etcd, network: &Network) -> Self {
         Self {
             node: node.to_owned(),
             endpoints: etcd.endpoints(),
             ca: etcd.authority().map(|authority| authority.ca.clone()),
             cert: etcd.client().map(|identity| (identity.cert.clone(), identity.key.clone())),
             login: None,
+            store: Vec::new(),
             network: Some(network.clone()),
             top: Vec::new(),
             end: Vec::new(),
@@ -149,6 +153,10 @@ impl WeftdConf {
         if let Some((name, password)) = &self.login {
             key("username", name);
             key("password", password);
+        }
+        for line in &self.store {
+            text += line;
+            text.push('\n');
         }
         text += &self.network.as_ref().map(Network::section).unwrap_or_default();
         for section in &self.end {

@@ -1,6 +1,7 @@
 //! A real etcd of one or three members, each in a namespace of its own on the wire, so that a member can be killed,
 //! frozen, cut off, and the whole restored from an earlier state.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -229,6 +230,31 @@ impl Etcd {
     /// Writes a key.
     pub fn put(&self, key: &str, value: &str) {
         self.call("kv/put", &json!({"key": encode(key.as_bytes()), "value": encode(value.as_bytes())}));
+    }
+
+    /// Writes many keys, a hundred at once.
+    pub fn put_all(&self, items: &[(String, String)]) {
+        for items in items.chunks(100) {
+            let put = |(key, value): &(String, String)| {
+                json!({"requestPut": {"key": encode(key.as_bytes()), "value": encode(value.as_bytes())}})
+            };
+            self.call("kv/txn", &json!({"success": items.iter().map(put).collect::<Vec<_>>()}));
+        }
+    }
+
+    /// What the first member counts, by name with labels, as Prometheus reads it.
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let place = &self.members.first().expect("a member").place;
+        let text = place.enter(|| etcd_api::get("/metrics")).unwrap_or_else(|error| panic!("{error}"));
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let pairs = lines.filter_map(|line| line.rsplit_once(' '));
+        pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+    }
+
+    /// The process id of the first member.
+    pub fn pid(&self) -> u32 {
+        let member = self.members.first().and_then(|member| member.process().as_ref().map(Process::pid));
+        member.expect("etcd runs")
     }
 
     /// Deletes all keys that begin with `prefix`.

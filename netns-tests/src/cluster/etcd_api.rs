@@ -33,9 +33,6 @@ impl KeyValue {
 /// # Errors
 /// A sentence when nobody answers, or the answer is an error.
 pub fn call(path: &str, body: &Value, token: Option<&str>) -> Result<Value, String> {
-    let failed = |error: std::io::Error| format!("etcd {path}: {error}");
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).map_err(failed)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed)?;
     let body = body.to_string();
     let login = token.map_or(String::new(), |token| format!("Authorization: {token}\r\n"));
     // HTTP/1.0: the answer ends with the connection, and is not chunked.
@@ -43,15 +40,27 @@ pub fn call(path: &str, body: &Value, token: Option<&str>) -> Result<Value, Stri
         "POST /v3/{path} HTTP/1.0\r\nHost: etcd\r\n{login}Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
+    let answer = exchange(path, &request)?;
+    serde_json::from_str(&answer).map_err(|error| format!("etcd {path}: {error}: {answer}"))
+}
+
+/// A page of the member's HTTP server, from within its namespace.
+///
+/// # Errors
+/// As [`call`].
+pub fn get(path: &str) -> Result<String, String> {
+    exchange(path, &format!("GET {path} HTTP/1.0\r\nHost: etcd\r\n\r\n"))
+}
+
+fn exchange(path: &str, request: &str) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("etcd {path}: {error}");
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).map_err(failed)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed)?;
     stream.write_all(request.as_bytes()).map_err(failed)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(failed)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.split(' ').nth(1) == Some("200") {
-        serde_json::from_str(body).map_err(|error| format!("etcd {path}: {error}: {body}"))
-    } else {
-        Err(format!("etcd {path}: {body}"))
-    }
+    if head.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(format!("etcd {path}: {body}")) }
 }
 
 /// The body of a range request over all keys that begin with `prefix`.

@@ -33,7 +33,8 @@ pub struct Weftd {
 }
 
 impl Weftd {
-    pub(super) fn new(node: &Node, dir: &Path, conf: WeftdConf) -> Self {
+    /// A daemon that does not run yet; its log goes into `dir`.
+    pub fn new(node: &Node, dir: &Path, conf: WeftdConf) -> Self {
         let program = weftd_program().unwrap_or_else(|missing| panic!("{missing}"));
         let weftd = Self {
             node: node.clone(),

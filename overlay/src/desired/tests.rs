@@ -1,7 +1,11 @@
+use weft_cni::ip::IfAddr;
+
 use super::*;
-use crate::objects::{ROUTE_METRIC, UNREACHABLE_METRIC};
+use crate::objects::{Hop, ROUTE_METRIC, UNREACHABLE_METRIC};
 use crate::testing::{facts, peer, wanted};
+use crate::share::shared_subnet;
 use crate::underlay::{Facts, detect};
+use crate::wanted::Direct;
 
 const VXLAN: Backend = Backend::Vxlan { vni: 7, port: 4789 };
 
@@ -201,4 +205,73 @@ fn a_node_address_inside_the_cluster_is_told() {
     let desired = decide(&wanted, &eth0());
     assert_eq!(codes(&desired), ["underlay-in-cluster"]);
     assert_eq!(desired.findings.first().unwrap().subject, "b");
+}
+
+mod changes {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few values, so that nodes clash, share addresses and come back.
+    fn some_peer() -> impl Strategy<Value = Option<Arc<Peer>>> {
+        let addresses = ["192.0.2.2/24", "192.0.2.3/24", "198.51.100.3/24", "2001:db8::2/64", "10.1.9.9/24"];
+        let blocks = ["10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24", "10.1.5.0/24", "fd00:1::2:0/112"];
+        let addresses = prop::sample::subsequence(addresses.to_vec(), 0..3);
+        let blocks = prop::sample::subsequence(blocks.to_vec(), 0..4);
+        prop::option::of((addresses, blocks, 2u8..8).prop_map(|(addresses, blocks, mac)| peer(&addresses, &blocks, mac)))
+    }
+
+    fn orders() -> impl Strategy<Value = Vec<(usize, Option<Arc<Peer>>)>> {
+        prop::collection::vec((0..5usize, some_peer()), 1..12)
+    }
+
+    fn sorted(mut desired: Desired) -> Desired {
+        desired.rules.unseen.sort_by_key(|interval| interval.first());
+        desired
+    }
+
+    proptest! {
+        #[test]
+        fn peer_by_peer_comes_to_the_same_as_all_at_once(
+            orders in orders(), routes: bool, same_subnet: bool, forced in prop::option::of(1200u32..1700),
+        ) {
+            let mut wanted = dual(if routes { Backend::Routes } else { VXLAN });
+            wanted.mtu = forced;
+            if same_subnet {
+                wanted.direct = Direct::SameSubnet;
+            }
+            let underlay = detect(&both(), &wanted.this);
+            let mut now = desired(&wanted, &underlay);
+            for (node, peer) in orders {
+                let name = ["b", "c", "d", "e", "f"][node];
+                let former = match &peer {
+                    Some(peer) => wanted.peers.insert(name.into(), peer.clone()),
+                    None => wanted.peers.remove(name),
+                };
+                let all = desired(&wanted, &underlay);
+                let before = now.clone();
+                match now.change(&wanted, &underlay, name, [former.as_deref(), peer.as_deref()]) {
+                    Change::Done { keys, rules } => {
+                        let keys: BTreeSet<_> = keys.into_iter().collect();
+                        let differs = |key: &&Key| before.objects.get(*key) != all.objects.get(*key);
+                        let missed = before.objects.keys().chain(all.objects.keys()).filter(differs);
+                        prop_assert!(missed.clone().all(|key| keys.contains(key)));
+                        prop_assert!(rules || before.rules == now.rules);
+                        let findings = (now.findings.clone(), all.findings.clone());
+                        prop_assert!(findings.1.is_subset(&findings.0));
+                        // What is about a link may stay a little longer.
+                        prop_assert!(findings.0.difference(&findings.1).all(|one| one.code.starts_with("mtu-")));
+                        now.findings = findings.1;
+                        prop_assert_eq!(sorted(now.clone()), sorted(all));
+                    }
+                    Change::Entangled => {
+                        prop_assert_eq!(&now, &before);
+                        now = all;
+                    }
+                }
+            }
+        }
+    }
 }

@@ -137,6 +137,7 @@ impl Machine {
 
     fn next_task(&mut self) -> Option<(Task, Op)> {
         if self.relist {
+            self.listing_floor = self.revision;
             return Some((Task::Relist, Op::Relist));
         }
         if self.verify {

@@ -52,6 +52,7 @@ impl Machine {
             self.note_rewrite(true);
         }
         self.cluster = cluster;
+        self.listing_floor = self.revision;
         if let Some(resumed) = &mut self.resumed {
             resumed.catch_up.get_or_insert(revision);
         }
@@ -68,7 +69,7 @@ impl Machine {
     }
 
     fn listed(&mut self, listing: Listing) {
-        if listing.revision < self.revision && self.rewritten.is_none() {
+        if listing.revision < self.listing_floor.min(self.revision) && self.rewritten.is_none() {
             // An old answer, or an old store: the own keys, read again, will tell.
             self.verify = true;
             self.follow_anew();
@@ -110,6 +111,8 @@ impl Machine {
             }
         }
         self.revision = self.revision.max(revision);
+        // Events and listings come one after the other.
+        self.listing_floor = self.listing_floor.max(revision);
         let caught_up = |resumed: &super::Resumed| {
             resumed.witnessed && resumed.catch_up.is_some_and(|catch_up| revision >= catch_up)
         };
