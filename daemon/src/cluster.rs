@@ -33,8 +33,8 @@ pub use identity::vtep_mac;
 pub use machine::{Machine, Status};
 pub use node_rm::{Removal, plan_removal, removal_reads};
 pub use record::{
-    BlockRecord, BlockState, FORMAT, Garbage, HeldBlock, Network, NodeRecord, NodeState, RemovedAt, SessionRecord,
-    node_key, session_key,
+    BlockRecord, BlockState, FORMAT, Garbage, HeldBlock, Network, NodeRecord, NodeState, RemovedAt,
+    SessionRecord, node_key, session_key,
 };
 
 use crate::store::{Resume, StoreReply, StoreRequest, Ttl, WatchInput};

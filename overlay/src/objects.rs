@@ -130,7 +130,8 @@ impl Device {
 
     /// Its name, shared: thousands of routes lead over it.
     pub fn link(self) -> Arc<str> {
-        static NAMES: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| Device::ALL.map(|device| device.name().into()));
+        static NAMES: LazyLock<[Arc<str>; 3]> =
+            LazyLock::new(|| Device::ALL.map(|device| device.name().into()));
         let [node, vxlan, vxlan6] = &*NAMES;
         match self {
             Self::Node => node.clone(),

@@ -233,13 +233,7 @@ mod tests {
         let problems = create(&bad).unwrap_err();
         assert_eq!(
             keys(&problems),
-            [
-                "network.cidrs",
-                "network.cidrs",
-                "network.block_size_v4",
-                "network.block_size_v6",
-                "vxlan.vni"
-            ]
+            ["network.cidrs", "network.cidrs", "network.block_size_v4", "network.block_size_v6", "vxlan.vni"]
         );
         assert_eq!(keys(&create(&Asked::default()).unwrap_err()), ["network.cidrs"]);
     }
@@ -254,8 +248,7 @@ mod tests {
         bad.block_size_v4 = Some(25);
         bad.reissue_after = Some(3600);
         let problems = change(&current, &bad).unwrap_err();
-        let expected =
-            ["network.cidrs", "network.cidrs", "network.block_size_v4", "network.reissue_after"];
+        let expected = ["network.cidrs", "network.cidrs", "network.block_size_v4", "network.reissue_after"];
         assert_eq!(keys(&problems), expected);
         assert!(problems[0].problem.contains("10.0.0.0/16 is missing"), "{problems:?}");
     }
@@ -270,10 +263,7 @@ mod tests {
         other.masquerade = Some(false);
         other.port = Some(8472);
         let problems = differences(&other, &network);
-        assert_eq!(
-            keys(&problems),
-            ["network.cidrs", "network.backend", "vxlan.port", "network.masquerade"]
-        );
+        assert_eq!(keys(&problems), ["network.cidrs", "network.backend", "vxlan.port", "network.masquerade"]);
         assert_eq!(
             problems[1].to_string(),
             "network.backend: this node's file says routes, the cluster has vxlan"

@@ -44,19 +44,22 @@ impl Identity {
 /// When pods run that were started under another identity: a new one would give their addresses away.
 pub fn decide(facts: &StartFacts) -> Result<Identity, Refusal> {
     let session = random_id(&facts.seed, "session");
-    let known = |instance: String, write: bool| Identity { instance, session: session.clone(), write, finding: None };
-    let file = facts.identity_file.as_deref().map(|bytes| parse::<IdentityFile>("identity", "identity", bytes));
+    let known =
+        |instance: String, write: bool| Identity { instance, session: session.clone(), write, finding: None };
+    let file =
+        facts.identity_file.as_deref().map(|bytes| parse::<IdentityFile>("identity", "identity", bytes));
     let problem = match file {
         Some(Ok(file)) if file.machine_id == facts.machine_id && file.node == *facts.node => {
             let write = facts.run_identity.as_ref() != Some(&file.instance);
             return Ok(known(file.instance, write));
         }
-        Some(Ok(file)) if file.machine_id != facts.machine_id => {
-            Some("the identity in the data folder belongs to another machine, as after copying a disk".to_owned())
-        }
-        Some(Ok(file)) => {
-            Some(format!("the identity in the data folder is that of node {}, not of {}", file.node, facts.node))
-        }
+        Some(Ok(file)) if file.machine_id != facts.machine_id => Some(
+            "the identity in the data folder belongs to another machine, as after copying a disk".to_owned(),
+        ),
+        Some(Ok(file)) => Some(format!(
+            "the identity in the data folder is that of node {}, not of {}",
+            file.node, facts.node
+        )),
         Some(Err(error)) => Some(format!("the identity in the data folder cannot be read: {error}")),
         None => None,
     };
@@ -82,9 +85,10 @@ fn finding(problem: String) -> Finding {
         code: Code::Identity,
         subject: String::new(),
         sentence: problem,
-        way_out: "Nothing to do: this node took an identity of its own. Blocks of the old one come back after \
+        way_out:
+            "Nothing to do: this node took an identity of its own. Blocks of the old one come back after \
                   reissue_after, or at once with `weftd node rm --destroyed`"
-            .to_owned(),
+                .to_owned(),
     }
 }
 

@@ -40,7 +40,9 @@ use crate::store::Resume;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Link {
     /// Not since this start, or not any more, for this reason.
-    Down { reason: String },
+    Down {
+        reason: String,
+    },
     Up,
 }
 
@@ -185,7 +187,8 @@ impl Machine {
             None => {}
         }
         machine.local.start(&machine.facts.local.clone());
-        let resume = machine.resumed.map(|resumed| Resume { revision: resumed.from, cluster: machine.cluster });
+        let resume =
+            machine.resumed.map(|resumed| Resume { revision: resumed.from, cluster: machine.cluster });
         machine.out.push_back(Output::Follow(resume));
         machine.settle();
         Ok(machine)

@@ -6,7 +6,8 @@ use super::Refusal;
 use super::blocks::block_key;
 use super::memory::seconds;
 use super::record::{
-    BlockRecord, BlockState, FORMAT, Network, NodeRecord, NodeState, RemovedAt, SessionRecord, node_key, session_key,
+    BlockRecord, BlockState, FORMAT, Network, NodeRecord, NodeState, RemovedAt, SessionRecord, node_key,
+    session_key,
 };
 use crate::store::{CONFIG, Compare, Expect, KeyValue, Txn, Write};
 
@@ -61,7 +62,8 @@ pub fn plan_removal(
         let key = block_key(&held.cidr);
         let stands = find(&key);
         let ours = stands.and_then(|stands| BlockRecord::parse(&key, &stands.value).ok());
-        let Some(ours) = ours.filter(|block| block.owner == record.name && block.instance == record.instance) else {
+        let Some(ours) = ours.filter(|block| block.owner == record.name && block.instance == record.instance)
+        else {
             continue;
         };
         let revision = stands.map_or(0, |stands| stands.mod_revision);
@@ -104,4 +106,3 @@ fn tombstone(record: &NodeRecord, mod_revision: i64, at: u64, until: Option<u64>
         on_conflict_read: vec![key],
     }
 }
-

@@ -194,8 +194,12 @@ impl Peers {
     /// The history that was lost is given up: a person said so.
     pub fn accept(&mut self) -> BTreeSet<Arc<str>> {
         let mut names = BTreeSet::new();
-        let lost: Vec<Arc<str>> =
-            self.entries.iter().filter(|(_, entry)| entry.outstanding()).map(|(name, _)| name.clone()).collect();
+        let lost: Vec<Arc<str>> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.outstanding())
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in lost {
             let entry = self.entries.get(&name).map(|entry| Entry { before: None, ..entry.clone() });
             self.put(&name, entry, &mut names);
@@ -376,8 +380,10 @@ mod tests {
     fn the_higher_epoch_wins_whatever_comes_first() {
         for swap in [false, true] {
             let mut peers = peers();
-            let mut records =
-                [record("a", 1, &[("10.1.0.0/26", 5)]), record("b", 1, &[("10.1.0.0/26", 9), ("10.1.1.0/26", 2)])];
+            let mut records = [
+                record("a", 1, &[("10.1.0.0/26", 5)]),
+                record("b", 1, &[("10.1.0.0/26", 9), ("10.1.1.0/26", 2)]),
+            ];
             if swap {
                 records.reverse();
             }
@@ -389,7 +395,11 @@ mod tests {
             assert_eq!(peers.held(true), 2);
             let touched = peers.apply(record("b", 2, &[("10.1.1.0/26", 2)]), 2);
             assert_eq!(touched.names.iter().map(|name| &**name).collect::<Vec<_>>(), ["a", "b"]);
-            assert_eq!(blocks(&peers, "a"), ["10.1.0.0/26"], "the loser has it again when the winner returns it");
+            assert_eq!(
+                blocks(&peers, "a"),
+                ["10.1.0.0/26"],
+                "the loser has it again when the winner returns it"
+            );
         }
     }
 

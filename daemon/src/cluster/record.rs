@@ -24,7 +24,9 @@ const MAX_VALUE: usize = 256 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Garbage {
     /// Not what it should be.
-    #[error("the value of {key} in the store is no {what}: {problem}; it is left as it is and counts for nothing")]
+    #[error(
+        "the value of {key} in the store is no {what}: {problem}; it is left as it is and counts for nothing"
+    )]
     Unreadable {
         /// The key.
         key: String,
@@ -52,7 +54,9 @@ impl Garbage {
             Self::Unreadable { key, .. } => format!(
                 "Find out who wrote {key}; delete it with `etcdctl del` if it is not Weft's, or let its node write it again"
             ),
-            Self::NewerFormat { .. } => "Bring weftd on this node to the newest version in the cluster".to_owned(),
+            Self::NewerFormat { .. } => {
+                "Bring weftd on this node to the newest version in the cluster".to_owned()
+            }
         }
     }
 }

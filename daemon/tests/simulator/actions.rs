@@ -252,7 +252,9 @@ impl World {
         }
         blocks.extend(remembered(node.disk.memory.as_deref()));
         let name = node.name.clone();
-        blocks.extend(self.held_blocks().into_iter().filter(|(_, (owner, _))| *owner == name).map(|(block, _)| block));
+        blocks.extend(
+            self.held_blocks().into_iter().filter(|(_, (owner, _))| *owner == name).map(|(block, _)| block),
+        );
         self.excused.extend(blocks.into_iter().map(|block| (block, why)));
     }
 
@@ -350,7 +352,8 @@ impl World {
             self.store.write(vec![weftd::store::Write::Put { key, value, lease: None }], self.now);
         }
         for index in 0..self.nodes.len() {
-            let rewritten = self.nodes[index].findings.keys().any(|(code, _)| *code == Code::HistoryRewritten);
+            let rewritten =
+                self.nodes[index].findings.keys().any(|(code, _)| *code == Code::HistoryRewritten);
             if rewritten {
                 self.nodes[index].handle(Input::AcceptHistory, self.now);
             }

@@ -42,7 +42,9 @@ fn both_give(world: &World, block: &Subnet, one: usize, other: usize) {
 pub fn remember_claims(world: &mut World, txn: &Txn) {
     for write in &txn.writes {
         let Write::Put { key, value, .. } = write else { continue };
-        let Some(record) = key.strip_prefix("b/").and_then(|_| BlockRecord::parse(key, value).ok()) else { continue };
+        let Some(record) = key.strip_prefix("b/").and_then(|_| BlockRecord::parse(key, value).ok()) else {
+            continue;
+        };
         if record.state == BlockState::Held {
             world.claimed.insert((record.owner, block_of(key)));
         }
@@ -76,13 +78,19 @@ pub fn claims_nothing_known_as_anothers(world: &World, index: usize, txn: &Txn) 
     let before = world.store.list("b/");
     for write in &txn.writes {
         let Write::Put { key, value, .. } = write else { continue };
-        let Some(record) = key.strip_prefix("b/").and_then(|_| BlockRecord::parse(key, value).ok()) else { continue };
+        let Some(record) = key.strip_prefix("b/").and_then(|_| BlockRecord::parse(key, value).ok()) else {
+            continue;
+        };
         let block = block_of(key);
         // What it had in a history that was lost it may assert again.
         let own = super::actions::remembered(node.disk.memory.as_deref()).contains(&block);
         let known = wanted.peers.iter().find(|(_, peer)| peer.blocks.contains(&block));
         if let (BlockState::Held, false, Some((owner, _))) = (record.state, own, known) {
-            world.fail(&format!("{} claims {block} though it knows it as {owner}'s; {} keys", node.name, before.items.len()));
+            world.fail(&format!(
+                "{} claims {block} though it knows it as {owner}'s; {} keys",
+                node.name,
+                before.items.len()
+            ));
         }
     }
 }
@@ -174,7 +182,11 @@ fn every_pod_reaches_every_pod(world: &World) {
         }
         for (block, folder) in node.folders.iter().filter(|(_, folder)| folder.granted) {
             if owners.get(block).is_none_or(|(_, owner)| *owner != node.name) {
-                world.fail(&format!("{} gives addresses of {block}, which {:?} has", node.name, owners.get(block)));
+                world.fail(&format!(
+                    "{} gives addresses of {block}, which {:?} has",
+                    node.name,
+                    owners.get(block)
+                ));
             }
             let _pods = &folder.taken;
         }
@@ -204,7 +216,9 @@ fn the_store_agrees_with_itself(world: &World) {
 /// Surplus goes back: one spare at most.
 fn nobody_keeps_more_than_needed(world: &World) {
     for node in members(world) {
-        let count = |ipv4: bool| node.folders.iter().filter(move |(block, folder)| block.is_ipv4() == ipv4 && folder.granted);
+        let count = |ipv4: bool| {
+            node.folders.iter().filter(move |(block, folder)| block.is_ipv4() == ipv4 && folder.granted)
+        };
         let busy = |ipv4: bool| count(ipv4).filter(|(_, folder)| !folder.taken.is_empty()).count().max(1);
         let need = busy(true).max(busy(false)) + 1;
         if count(true).count() > need && count(false).count() > need && movable(node) {

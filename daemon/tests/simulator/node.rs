@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use weft_cni::ip::{IfAddr, Subnet};
 use weft_overlay::wanted::Wanted;
 use weftd::cluster::{
-    BlockUse, COOLDOWN, Changed, Code, Finding, FindingChange, Input, Machine, Now, Output, Refusal, StartFacts,
-    Withdrawn,
+    BlockUse, COOLDOWN, Changed, Code, Finding, FindingChange, Input, Machine, Now, Output, Refusal,
+    StartFacts, Withdrawn,
 };
 use weftd::store::model::Client;
 use weftd::store::{StoreReply, StoreRequest};
@@ -116,16 +116,21 @@ impl Node {
         let boot = Duration::from_secs(1) + world.saturating_sub(self.booted_at);
         let base = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + world;
         let off = Duration::from_secs(self.wall_offset.unsigned_abs());
-        let wall = if self.wall_offset < 0 { base.checked_sub(off).unwrap_or(SystemTime::UNIX_EPOCH) } else { base + off };
+        let wall = if self.wall_offset < 0 {
+            base.checked_sub(off).unwrap_or(SystemTime::UNIX_EPOCH)
+        } else {
+            base + off
+        };
         Now { boot, wall }
     }
 
     pub fn used(&self, world: Duration) -> Vec<BlockUse> {
         let boot = self.now(world).boot;
         let used = |(block, folder): (&Subnet, &Folder)| {
-            let resting = folder.released.iter().filter(|(offset, at)| {
-                !folder.taken.contains_key(offset) && **at + COOLDOWN > boot
-            });
+            let resting = folder
+                .released
+                .iter()
+                .filter(|(offset, at)| !folder.taken.contains_key(offset) && **at + COOLDOWN > boot);
             let resting = u32::try_from(resting.count()).unwrap_or(0);
             let used = u32::try_from(folder.taken.len()).unwrap_or(0);
             BlockUse {
@@ -311,7 +316,8 @@ impl Node {
     /// The plugin starts a pod: an address of each family, or a question to the daemon.
     pub fn add_pod(&mut self, pod: u64, world: Duration) -> bool {
         let choose = |ipv4: bool| {
-            let of_family = self.folders.iter().filter(|(block, folder)| block.is_ipv4() == ipv4 && folder.granted);
+            let of_family =
+                self.folders.iter().filter(|(block, folder)| block.is_ipv4() == ipv4 && folder.granted);
             let free = of_family.filter(|(_, folder)| folder.taken.len() < BLOCK_ADDRESSES as usize);
             let fullest = free.max_by_key(|(_, folder)| folder.taken.len());
             fullest.map(|(block, _)| *block)
@@ -337,7 +343,8 @@ impl Node {
     /// A pod with an address of IPv4 alone.
     pub fn add_pod_v4(&mut self, pod: u64) {
         let folder = self.folders.values_mut().find(|folder| folder.granted).expect("a granted block");
-        let offset = (0..BLOCK_ADDRESSES).find(|offset| !folder.taken.contains_key(offset)).expect("a free address");
+        let offset =
+            (0..BLOCK_ADDRESSES).find(|offset| !folder.taken.contains_key(offset)).expect("a free address");
         folder.taken.insert(offset, pod);
     }
 

@@ -160,7 +160,11 @@ fn a_need_is_answered_when_a_block_is_granted_and_the_surplus_goes_back_after_th
     let first = record(&world, "a").blocks[0];
     world.settle(60);
     assert_eq!(granted(&world, 0).len(), 4);
-    assert_eq!(record(&world, "a").blocks[0], first, "the first block has the node's address and is never given back");
+    assert_eq!(
+        record(&world, "a").blocks[0],
+        first,
+        "the first block has the node's address and is never given back"
+    );
     liveness(&world);
 }
 
@@ -175,7 +179,10 @@ fn a_node_with_another_address_keeps_its_blocks_and_publishes_it_once_it_has_hel
     assert_eq!(record(&world, "a").addresses, before.addresses, "DHCP may flap");
     world.settle(10);
     let after = record(&world, "a");
-    assert_eq!((&after.addresses, &after.blocks, &after.instance), (&addresses, &before.blocks, &before.instance));
+    assert_eq!(
+        (&after.addresses, &after.blocks, &after.instance),
+        (&addresses, &before.blocks, &before.instance)
+    );
     assert_eq!(world.nodes[1].wanted.as_ref().unwrap().peers["a"].published, addresses);
 }
 
@@ -404,7 +411,10 @@ fn claims_that_a_restore_lost_are_asserted_again_and_nothing_is_removed_meanwhil
         world.settle(10);
         for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
             let record = record(&world, name);
-            assert!(had[index].iter().all(|block| record.holds(block)), "within ten seconds of the store's return");
+            assert!(
+                had[index].iter().all(|block| record.holds(block)),
+                "within ten seconds of the store's return"
+            );
         }
         world.settle(100);
         assert!((0..3).all(|index| found(&world, index, Code::HistoryRewritten).is_none()));
@@ -435,7 +445,11 @@ fn a_block_lost_by_a_restore_and_claimed_by_a_newcomer_stops_on_both_and_the_ear
     assert!(granted(&world, 1).is_empty() && granted(&world, 2).is_empty(), "both stop");
     assert!(found(&world, 1, Code::DoublyOwned).unwrap().contains("z and n both hold"));
     assert!(found(&world, 2, Code::LostBlock).unwrap().contains("z holds"));
-    assert_eq!(world.nodes[2].routes.get(&block).map(|name| &**name), Some("z"), "the earlier claim keeps the route");
+    assert_eq!(
+        world.nodes[2].routes.get(&block).map(|name| &**name),
+        Some("z"),
+        "the earlier claim keeps the route"
+    );
     world.nodes[2].remove_pod(2, world.now);
     world.settle(10);
     assert_eq!(granted(&world, 1), [block], "the other has let go");
@@ -454,7 +468,8 @@ fn garbage_in_the_store_is_named_and_changes_nothing() {
     world.store.write(vec![Write::Put { key: "n/c".to_owned(), value: newer, lease: None }], world.now);
     world.settle(700);
     assert_eq!(world.nodes[0].routes, routes);
-    let said: Vec<String> = world.nodes[0].findings.values().map(|finding| finding.sentence.clone()).collect();
+    let said: Vec<String> =
+        world.nodes[0].findings.values().map(|finding| finding.sentence.clone()).collect();
     for part in ["the value of n/b", "n/c in the store has format 9", "the value of config"] {
         assert!(said.iter().any(|sentence| sentence.contains(part)), "{part}: {said:?}");
     }
@@ -469,7 +484,9 @@ fn a_node_that_disagrees_with_the_cluster_stops_with_every_difference_and_one_wi
     world.add_node("b");
     world.settle(5);
     let sentence = world.nodes[1].exited.clone().expect("it does not run");
-    for part in ["network.masquerade", "network.block_size_v4", "this node's file says 26, the cluster has 28"] {
+    for part in
+        ["network.masquerade", "network.block_size_v4", "this node's file says 26, the cluster has 28"]
+    {
         assert!(sentence.contains(part), "{sentence}");
     }
     let client = world.store.client();

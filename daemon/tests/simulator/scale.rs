@@ -46,7 +46,8 @@ fn network() -> Network {
 
 fn put(index: usize, serial: u64, blocks: &[Subnet], mod_revision: i64) -> KeyValue {
     let name = format!("node-{index}.example.org");
-    let address: IfAddr = format!("172.16.{}.{}/12", index / 250, index % 250 + 1).parse().expect("an address");
+    let address: IfAddr =
+        format!("172.16.{}.{}/12", index / 250, index % 250 + 1).parse().expect("an address");
     let record = NodeRecord {
         format: FORMAT,
         name: name.as_str().into(),
@@ -89,7 +90,8 @@ fn five_thousand_nodes_are_listed_once_and_followed_one_by_one() {
     let (v4, v6) = (claim_order(&network, true, 0), claim_order(&network, false, 0));
     let blocks: Vec<[Subnet; 2]> = v4.zip(v6).take(10_000).map(|(v4, v6)| [v4, v6]).collect();
     let config = serde_json::to_vec(&network).expect("plain data");
-    let config = KeyValue { key: CONFIG.to_owned(), value: config, mod_revision: 5, create_revision: 5, lease: 0 };
+    let config =
+        KeyValue { key: CONFIG.to_owned(), value: config, mod_revision: 5, create_revision: 5, lease: 0 };
     let mut items = vec![config];
     items.extend((0..5000).map(|index| put(index, 1, &blocks[index * 2..index * 2 + 2].concat(), 9)));
     let connected = WatchInput::Connected { endpoint: "model".to_owned(), cluster: 1, revision: 9000 };

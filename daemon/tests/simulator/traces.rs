@@ -16,7 +16,7 @@ const REGRESSIONS: &[u64] = &[
     10,  // a refused clone left its grants to the plugin when its daemon ended
     15,  // a node that had to assert itself asked for its own keys again and again instead
     30,  // as 10, with a reverted disk
-    62,  // a removed node noticed a rewritten store at each look; a block was asserted and retired in one transaction
+    62, // a removed node noticed a rewritten store at each look; a block was asserted and retired in one transaction
     102, // two clones that both boot without the store
 ];
 
@@ -44,7 +44,8 @@ fn traces_of_a_normal_run() {
     if let Ok(seed) = std::env::var("WEFT_SIM_SEED") {
         return trace(seed.parse().expect("WEFT_SIM_SEED is a number"));
     }
-    let traces = std::env::var("WEFT_SIM_TRACES").ok().map_or(TRACES, |traces| traces.parse().expect("a number"));
+    let traces =
+        std::env::var("WEFT_SIM_TRACES").ok().map_or(TRACES, |traces| traces.parse().expect("a number"));
     let first = std::env::var("WEFT_SIM_FIRST").ok().map_or(1, |first| first.parse().expect("a number"));
     for seed in first..first + traces {
         trace(seed);

@@ -155,7 +155,8 @@ impl World {
     pub fn serve_with(&mut self, index: usize, fault: Option<TxnFault>) -> bool {
         let Some(request) = self.nodes[index].requests.pop_front() else { return false };
         if self.loud {
-            let line = format!("    {} asks {:.300}", self.nodes[index].name, format!("{:?}", short(&request.op)));
+            let line =
+                format!("    {} asks {:.300}", self.nodes[index].name, format!("{:?}", short(&request.op)));
             self.say(|| line);
         }
         let client = self.nodes[index].client;
@@ -306,13 +307,22 @@ impl World {
             let status = node.daemon.as_ref().map(|machine| machine.status());
             let codes: Vec<&(weftd::cluster::Code, String)> = node.findings.keys().collect();
             let status = status.map(|s| (s.phase, s.revision, s.complete, s.rewritten, s.store_away));
-            format!("{} ({}) powered {} {status:?} {codes:?} {:?}", node.name, node.machine_id, node.powered, node.exited)
+            format!(
+                "{} ({}) powered {} {status:?} {codes:?} {:?}",
+                node.name, node.machine_id, node.powered, node.exited
+            )
         };
         let nodes: Vec<String> = self.nodes.iter().map(shown).collect();
         let what = format!("{what}\n{}", nodes.join("\n"));
         let tail: Vec<&String> = self.log.iter().rev().take(tail_len()).collect();
         let tail: Vec<&str> = tail.into_iter().rev().map(String::as_str).collect();
-        panic!("seed {}, step {}, {:.1} s: {what}\n{}", self.seed, self.steps, self.now.as_secs_f64(), tail.join("\n"));
+        panic!(
+            "seed {}, step {}, {:.1} s: {what}\n{}",
+            self.seed,
+            self.steps,
+            self.now.as_secs_f64(),
+            tail.join("\n")
+        );
     }
 }
 

@@ -235,9 +235,7 @@ impl Etcd {
     /// Writes many keys, a hundred at once.
     pub fn put_all(&self, items: &[(String, String)]) {
         for items in items.chunks(100) {
-            let put = |(key, value): &(String, String)| {
-                json!({"requestPut": {"key": encode(key.as_bytes()), "value": encode(value.as_bytes())}})
-            };
+            let put = |(key, value): &(String, String)| json!({"requestPut": {"key": encode(key.as_bytes()), "value": encode(value.as_bytes())}});
             self.call("kv/txn", &json!({"success": items.iter().map(put).collect::<Vec<_>>()}));
         }
     }

@@ -60,7 +60,11 @@ fn exchange(path: &str, request: &str) -> Result<String, String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(failed)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(format!("etcd {path}: {body}")) }
+    if head.split(' ').nth(1) == Some("200") {
+        Ok(body.to_owned())
+    } else {
+        Err(format!("etcd {path}: {body}"))
+    }
 }
 
 /// The body of a range request over all keys that begin with `prefix`.

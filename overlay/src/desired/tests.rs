@@ -2,8 +2,8 @@ use weft_cni::ip::IfAddr;
 
 use super::*;
 use crate::objects::{Hop, ROUTE_METRIC, UNREACHABLE_METRIC};
-use crate::testing::{facts, peer, wanted};
 use crate::share::shared_subnet;
+use crate::testing::{facts, peer, wanted};
 use crate::underlay::{Facts, detect};
 use crate::wanted::Direct;
 
@@ -220,7 +220,9 @@ mod changes {
         let blocks = ["10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24", "10.1.5.0/24", "fd00:1::2:0/112"];
         let addresses = prop::sample::subsequence(addresses.to_vec(), 0..3);
         let blocks = prop::sample::subsequence(blocks.to_vec(), 0..4);
-        prop::option::of((addresses, blocks, 2u8..8).prop_map(|(addresses, blocks, mac)| peer(&addresses, &blocks, mac)))
+        prop::option::of(
+            (addresses, blocks, 2u8..8).prop_map(|(addresses, blocks, mac)| peer(&addresses, &blocks, mac)),
+        )
     }
 
     fn orders() -> impl Strategy<Value = Vec<(usize, Option<Arc<Peer>>)>> {

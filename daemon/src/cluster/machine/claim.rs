@@ -136,10 +136,14 @@ impl Machine {
     fn lacking(&self, network: &Network) -> Vec<bool> {
         let stocks: Vec<(bool, Stock)> = network.families().map(|ipv4| (ipv4, self.stock(ipv4))).collect();
         let busy = stocks.iter().map(|(_, stock)| stock.busy.max(1)).max().unwrap_or(1);
-        let spare = stocks.iter().all(|(ipv4, _)| Self::left(network, self.peers.held(*ipv4), *ipv4, 1) >= 10);
+        let spare =
+            stocks.iter().all(|(ipv4, _)| Self::left(network, self.peers.held(*ipv4), *ipv4, 1) >= 10);
         let mut target = busy + u64::from(spare);
         if !self.needs.is_empty() {
-            let short = stocks.iter().filter(|(_, stock)| !stock.free && !stock.coming).map(|(_, stock)| stock.giving + 1);
+            let short = stocks
+                .iter()
+                .filter(|(_, stock)| !stock.free && !stock.coming)
+                .map(|(_, stock)| stock.giving + 1);
             target = target.max(short.max().unwrap_or(0));
         }
         stocks.iter().filter(|(_, stock)| stock.giving < target).map(|(ipv4, _)| *ipv4).collect()
@@ -204,7 +208,11 @@ impl Machine {
                 && self.peers.owner(block).is_none()
                 && !self.claims.avoid.contains_key(*block)
         };
-        self.claims.found.iter().find(due).map(|(block, found)| Claim { block: *block, replaces: Some(*found) })
+        self.claims
+            .found
+            .iter()
+            .find(due)
+            .map(|(block, found)| Claim { block: *block, replaces: Some(*found) })
     }
 
     fn claim(&self, claims: Vec<Claim>) -> (Task, Op) {
@@ -297,9 +305,10 @@ impl Machine {
     fn suspect_orphan(&mut self, stands: &KeyValue, before: &BTreeMap<Subnet, Orphan>) {
         let Some(block) = parse_block_key(&stands.key) else { return };
         let Ok(record) = BlockRecord::parse(&stands.key, &stands.value) else { return };
-        let listed = self.peers.get(&record.owner).is_some_and(|entry| {
-            *entry.instance == *record.instance && (entry.gone || entry.lists(&block))
-        });
+        let listed = self
+            .peers
+            .get(&record.owner)
+            .is_some_and(|entry| *entry.instance == *record.instance && (entry.gone || entry.lists(&block)));
         if record.state != BlockState::Held || listed || record.owner == self.facts.node {
             return;
         }
@@ -395,4 +404,3 @@ impl Machine {
         }
     }
 }
-

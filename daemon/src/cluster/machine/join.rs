@@ -7,7 +7,8 @@ use super::{Machine, Phase};
 use crate::cluster::identity::vtep_mac;
 use crate::cluster::memory::seconds;
 use crate::cluster::record::{
-    BlockRecord, BlockState, FORMAT, Network, NodeRecord, NodeState, RemovedAt, SessionRecord, node_key, session_key,
+    BlockRecord, BlockState, FORMAT, Network, NodeRecord, NodeState, RemovedAt, SessionRecord, node_key,
+    session_key,
 };
 use crate::cluster::{ADDRESS_HOLD, SESSION_TTL, block_key, conf};
 use crate::store::{CONFIG, Compare, Expect, KeyValue, Op, Session, Txn, Write};
@@ -21,11 +22,15 @@ impl Machine {
             return None;
         }
         let asked = self.facts.asked.clone().unwrap_or_default();
-        let network: Network = match self.network.as_deref().cloned().map_or_else(|| conf::create(&asked), Ok) {
+        let network: Network = match self.network.as_deref().cloned().map_or_else(|| conf::create(&asked), Ok)
+        {
             Ok(network) => network,
             Err(problems) => {
                 let words: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                self.exit(format!("the configuration of the cluster cannot be created: {}", words.join("; ")));
+                self.exit(format!(
+                    "the configuration of the cluster cannot be created: {}",
+                    words.join("; ")
+                ));
                 return None;
             }
         };
@@ -52,7 +57,10 @@ impl Machine {
             revision => Expect::ModRevision(revision),
         };
         let compares = vec![Compare { key: key.clone(), expect }];
-        (Task::KeepSession, Op::KeepSession(Session { key, value: session.to_value(), ttl: SESSION_TTL, compares }))
+        (
+            Task::KeepSession,
+            Op::KeepSession(Session { key, value: session.to_value(), ttl: SESSION_TTL, compares }),
+        )
     }
 
     /// The transaction by which this start announces itself.
@@ -186,7 +194,9 @@ impl Machine {
         let Some(stands) = item(items, key) else { return };
         let Ok(block) = BlockRecord::parse(key, &stands.value) else { return };
         if block.owner == self.facts.node && block.instance == self.me.instance {
-            write.compares.push(Compare { key: key.to_owned(), expect: Expect::ModRevision(stands.mod_revision) });
+            write
+                .compares
+                .push(Compare { key: key.to_owned(), expect: Expect::ModRevision(stands.mod_revision) });
             write.writes.push(Write::Delete { key: key.to_owned() });
         }
     }
@@ -194,12 +204,15 @@ impl Machine {
     /// Reads what a rewrite of the own record depends on.
     pub(super) fn read_for(&self, why: Rewrite) -> (Task, Op) {
         let foreign = self.foreign.iter().flat_map(|own| &own.record.blocks);
-        let known = self.own.iter().map(|own| &own.record).chain(&self.memory).flat_map(|record| &record.blocks);
+        let known =
+            self.own.iter().map(|own| &own.record).chain(&self.memory).flat_map(|record| &record.blocks);
         let mut blocks: Vec<_> = match &why {
             Rewrite::Release(blocks) => blocks.clone(),
             Rewrite::TakeOver => foreign.map(|held| held.cidr).collect(),
             Rewrite::Acknowledge => known.map(|held| held.cidr).collect(),
-            Rewrite::Reassert => known.chain(foreign).map(|held| held.cidr).chain(self.local.blocks()).collect(),
+            Rewrite::Reassert => {
+                known.chain(foreign).map(|held| held.cidr).chain(self.local.blocks()).collect()
+            }
         };
         blocks.sort();
         blocks.dedup();

@@ -152,7 +152,9 @@ impl Machine {
     }
 
     fn next_to_join(&mut self) -> Option<(Task, Op)> {
-        if self.network.is_none() || (self.network_revision == 0 && self.facts.init && self.rewritten.is_none()) {
+        if self.network.is_none()
+            || (self.network_revision == 0 && self.facts.init && self.rewritten.is_none())
+        {
             return self.create_config();
         }
         if self.unreadable {
@@ -219,7 +221,9 @@ impl Machine {
 
     fn answered(&mut self, flight: InFlight, reply: Reply) {
         match (flight.task, reply) {
-            (Task::Verify, Reply::Read { revision, items }) => self.verified(revision, flight.revision, items),
+            (Task::Verify, Reply::Read { revision, items }) => {
+                self.verified(revision, flight.revision, items)
+            }
             (Task::ReadFor(why), Reply::Read { revision, items }) => {
                 if self.fresh(revision, flight.revision) {
                     self.rewrite(why, &items);
@@ -239,8 +243,13 @@ impl Machine {
             (Task::RetireOrphan(block), _) => self.orphan_retired(&block),
             // The store answered another question than was asked: believe nothing.
             (
-                Task::Verify | Task::ReadFor(_) | Task::CreateConfig | Task::KeepSession | Task::Write(_)
-                | Task::Claim(..) | Task::ListBlocks,
+                Task::Verify
+                | Task::ReadFor(_)
+                | Task::CreateConfig
+                | Task::KeepSession
+                | Task::Write(_)
+                | Task::Claim(..)
+                | Task::ListBlocks,
                 Reply::Read { .. } | Reply::Listing(_) | Reply::Txn(_) | Reply::Done,
             ) => self.verify = true,
         }
@@ -286,9 +295,12 @@ impl Machine {
                 self.verify = true;
                 self.lane.back_off(now, Duration::from_millis(100), long);
             }
-            StoreError::Unavailable { .. } | StoreError::Compacted { .. } => self.lane.back_off(now, short, 3 * long),
+            StoreError::Unavailable { .. } | StoreError::Compacted { .. } => {
+                self.lane.back_off(now, short, 3 * long)
+            }
             StoreError::Refused { reason } => {
-                let way_out = "Look at the certificate, the user and its role; this node tries again every minute";
+                let way_out =
+                    "Look at the certificate, the user and its role; this node tries again every minute";
                 self.find(Code::StoreRefuses, "", format!("the store refuses this node: {reason}"), way_out);
                 self.lane.back_off(now, long, 12 * long);
             }

@@ -83,7 +83,10 @@ impl Local {
 
     /// Blocks with a folder.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Subnet> + '_ {
-        self.slots.iter().filter(|(_, slot)| slot.folder != Folder::Absent || slot.busy).map(|(block, _)| *block)
+        self.slots
+            .iter()
+            .filter(|(_, slot)| slot.folder != Folder::Absent || slot.busy)
+            .map(|(block, _)| *block)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -197,11 +200,24 @@ impl Machine {
             let rival = self.peers.rivals(&block).first().map(|(_, name)| name.clone()).unwrap_or_default();
             let me = self.facts.node.clone();
             let (code, sentence) = if self.is_lost(&block) {
-                (Code::LostBlock, format!("{rival} holds {block} by an earlier claim than {me}: pods here that have addresses of it are not reached from other nodes"))
+                (
+                    Code::LostBlock,
+                    format!(
+                        "{rival} holds {block} by an earlier claim than {me}: pods here that have addresses of it are not reached from other nodes"
+                    ),
+                )
             } else {
-                (Code::DoublyOwned, format!("{me} and {rival} both hold {block}: neither gives addresses of it, and {me} keeps the route"))
+                (
+                    Code::DoublyOwned,
+                    format!(
+                        "{me} and {rival} both hold {block}: neither gives addresses of it, and {me} keeps the route"
+                    ),
+                )
             };
-            let way_out = format!("Restart the pods that {} has in {block}; the block is free again when they are gone", if code == Code::LostBlock { &me } else { &rival });
+            let way_out = format!(
+                "Restart the pods that {} has in {block}; the block is free again when they are gone",
+                if code == Code::LostBlock { &me } else { &rival }
+            );
             self.find(code, &subject, sentence, way_out);
             named.insert((code, subject));
         }
@@ -238,7 +254,8 @@ impl Machine {
             }
             Err(reason) => {
                 slot.not_before = self.now.boot + RETRY;
-                let way_out = "Look at /run/weft: its owner, its space, its label. It is tried again every two seconds";
+                let way_out =
+                    "Look at /run/weft: its owner, its space, its label. It is tried again every two seconds";
                 self.find(Code::Local, &subject, format!("{what} {block}: {reason}"), way_out);
             }
         }

@@ -10,7 +10,8 @@ impl Machine {
         if self.needs.is_empty() {
             return;
         }
-        let families: Vec<bool> = self.network.iter().flat_map(|network| network.families().collect::<Vec<_>>()).collect();
+        let families: Vec<bool> =
+            self.network.iter().flat_map(|network| network.families().collect::<Vec<_>>()).collect();
         if !families.is_empty() && families.iter().all(|ipv4| self.stock(*ipv4).free) {
             for id in std::mem::take(&mut self.needs) {
                 self.out.push_back(Output::NeedAnswer { id, result: Ok(()) });
@@ -24,7 +25,8 @@ impl Machine {
 
     /// Why no block can come soon, if so.
     fn hopeless(&self) -> Option<String> {
-        let said = |code: Code| self.findings.get(&(code, String::new())).map(|finding| finding.sentence.clone());
+        let said =
+            |code: Code| self.findings.get(&(code, String::new())).map(|finding| finding.sentence.clone());
         let reason = match &self.phase {
             Phase::Removed => said(Code::Removed),
             Phase::Superseded | Phase::Waiting { .. } => said(Code::Clone),
@@ -47,7 +49,8 @@ impl Machine {
 
     pub(super) fn refuse_needs(&mut self, details: &str) {
         for id in std::mem::take(&mut self.needs) {
-            let sentence = format!("no address is free on node {} and no further block can be had", self.facts.node);
+            let sentence =
+                format!("no address is free on node {} and no further block can be had", self.facts.node);
             let refusal = Refusal { sentence, details: details.to_owned() };
             self.out.push_back(Output::NeedAnswer { id, result: Err(refusal) });
         }

@@ -6,9 +6,9 @@ use weft_cni::ip::IfAddr;
 
 use super::lane::item;
 use super::{Machine, Own, Phase};
+use crate::cluster::SESSION_TTL;
 use crate::cluster::finding::Code;
 use crate::cluster::memory::Moment;
-use crate::cluster::SESSION_TTL;
 use crate::cluster::record::{NodeRecord, NodeState, SessionRecord, node_key, session_key};
 use crate::store::{CONFIG, KeyValue, TxnOutcome};
 
@@ -210,7 +210,9 @@ impl Machine {
                 let until = self.now.boot + Duration::from_secs(SESSION_TTL.0.into()) + SESSION_SLACK;
                 self.phase = Phase::Waiting { until, look_again: self.now.boot + SESSION_SLACK };
             }
-            Phase::Waiting { until, .. } if self.now.boot >= until => self.exit(format!("{sentence}. {way_out}")),
+            Phase::Waiting { until, .. } if self.now.boot >= until => {
+                self.exit(format!("{sentence}. {way_out}"))
+            }
             Phase::Waiting { .. } | Phase::Member | Phase::Removed | Phase::Superseded => {}
         }
     }
@@ -223,7 +225,8 @@ impl Machine {
             self.facts.node,
             place(addresses)
         );
-        let way_out = "Its pods keep running; drain it, then give it a name of its own, without its old /var/lib/weft";
+        let way_out =
+            "Its pods keep running; drain it, then give it a name of its own, without its old /var/lib/weft";
         self.find(Code::Clone, "", sentence, way_out);
         self.forget_return();
     }
@@ -235,7 +238,10 @@ impl Machine {
         self.forget_return();
         let names = self.peers.set_own(&[]);
         self.touched.extend(names);
-        let sentence = format!("node {} was removed: it gives no more addresses, its pods keep running", self.facts.node);
+        let sentence = format!(
+            "node {} was removed: it gives no more addresses, its pods keep running",
+            self.facts.node
+        );
         let way_out = "To let it join again: drain it, stop weftd, remove /var/lib/weft and restart the node";
         self.find(Code::Removed, "", sentence, way_out);
         let changed = self.memory.as_ref() != Some(&stands.record);

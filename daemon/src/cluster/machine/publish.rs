@@ -28,7 +28,8 @@ const CONTACT_EVERY: Duration = Duration::from_secs(600);
 impl Machine {
     pub(super) fn publish(&mut self) {
         self.publish_wanted();
-        let ready = self.wanted.is_some() && self.own_blocks().iter().any(|block| self.local.is_granted(block));
+        let ready =
+            self.wanted.is_some() && self.own_blocks().iter().any(|block| self.local.is_granted(block));
         if ready != self.ready {
             self.ready = ready;
             self.out.push_back(Output::Ready(ready));
@@ -130,7 +131,8 @@ impl Machine {
 
     /// Only what was complete is worth starting from.
     pub(super) fn write_snapshot(&mut self) {
-        let Some(network) = self.network.clone().filter(|_| self.complete && self.network_revision != 0) else {
+        let Some(network) = self.network.clone().filter(|_| self.complete && self.network_revision != 0)
+        else {
             return;
         };
         if self.snapshot_due.take().is_none() {
@@ -169,12 +171,10 @@ impl Machine {
     /// Writes what this node last said and heard.
     pub(super) fn write_memory(&mut self) {
         let Some(record) = self.memory.clone() else { return };
-        let contact = self.contact.clone().unwrap_or_else(|| Moment {
-            stamp: String::new(),
-            boot: 0,
-            wall: 0,
-        });
-        let memory = Memory { format: FORMAT, record, cluster: self.cluster, revision: self.revision, contact };
+        let contact =
+            self.contact.clone().unwrap_or_else(|| Moment { stamp: String::new(), boot: 0, wall: 0 });
+        let memory =
+            Memory { format: FORMAT, record, cluster: self.cluster, revision: self.revision, contact };
         self.memory_written = Some(self.now.boot);
         self.out.push_back(Output::PersistMemory(memory.to_bytes()));
     }

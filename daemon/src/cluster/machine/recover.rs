@@ -9,10 +9,10 @@ use weft_cni::ip::Subnet;
 use super::lane::{Task, item, txn};
 use super::{Machine, Phase};
 use crate::cluster::RECOVERY_PAUSE;
+use crate::cluster::block_key;
 use crate::cluster::finding::Code;
 use crate::cluster::memory::seconds;
 use crate::cluster::record::{BlockRecord, BlockState, FORMAT, HeldBlock, NodeRecord};
-use crate::cluster::block_key;
 use crate::store::{Compare, Expect, KeyValue, Op, Txn, Write};
 
 /// What is known about a rewritten store.

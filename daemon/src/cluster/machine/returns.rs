@@ -25,7 +25,8 @@ impl Machine {
         }
         let stocks: Vec<(bool, Stock)> = network.families().map(|ipv4| (ipv4, self.stock(ipv4))).collect();
         let busy = stocks.iter().map(|(_, stock)| stock.busy.max(1)).max().unwrap_or(1);
-        let scarce = stocks.iter().any(|(ipv4, _)| Self::left(&network, self.peers.held(*ipv4), *ipv4, 0) < 5);
+        let scarce =
+            stocks.iter().any(|(ipv4, _)| Self::left(&network, self.peers.held(*ipv4), *ipv4, 0) < 5);
         let keep = busy + u64::from(!scarce);
         let surplus = stocks.iter().filter(|(_, stock)| stock.giving > keep);
         let chosen: Option<Vec<Subnet>> = surplus.map(|(ipv4, _)| self.idle_block(*ipv4)).collect();
@@ -34,7 +35,8 @@ impl Machine {
 
     /// The youngest block of a family that has been empty for longer than its addresses rest.
     fn idle_block(&self, ipv4: bool) -> Option<Subnet> {
-        let own: Vec<Subnet> = self.own_blocks().into_iter().filter(|block| block.is_ipv4() == ipv4).collect();
+        let own: Vec<Subnet> =
+            self.own_blocks().into_iter().filter(|block| block.is_ipv4() == ipv4).collect();
         let idle = |block: &&Subnet| {
             let used = self.local.usage(block);
             let rested = used.and_then(|used| used.empty_since.filter(|_| used.used == 0));

@@ -149,7 +149,8 @@ impl Machine {
             return;
         }
         let known = self.peers.get(&record.name).is_some();
-        let recent = seconds(self.cautious_wall()).saturating_sub(record.recovered_at) < RECOVERY_PAUSE.as_secs();
+        let recent =
+            seconds(self.cautious_wall()).saturating_sub(record.recovered_at) < RECOVERY_PAUSE.as_secs();
         let name = record.name.clone();
         let held = |machine: &Self| machine.peers.held(true) + machine.peers.held(false);
         let before = held(self);
@@ -244,7 +245,9 @@ impl Machine {
             return;
         }
         let sentence = match self.network {
-            Some(_) => "the configuration of the cluster is gone from the store; this node keeps the one it knows",
+            Some(_) => {
+                "the configuration of the cluster is gone from the store; this node keeps the one it knows"
+            }
             None => "the store has no configuration of a cluster",
         };
         let way_out = "Create it with `weftd config init`, or start one node with `weftd run --init`";

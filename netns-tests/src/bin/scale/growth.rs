@@ -60,7 +60,9 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
         let cpu = meter::cpu(machine.pid());
         let found = kernel::count(&machine.node)?;
         if found != self.world.objects() {
-            return Err(format!("weftd is in sync with {found} objects instead of {}", self.world.objects()).into());
+            return Err(
+                format!("weftd is in sync with {found} objects instead of {}", self.world.objects()).into()
+            );
         }
         machine.wait_ready()?;
         machine.wait_rest()?;
@@ -70,8 +72,18 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
         say(&format!("  requests at start: {}", words.join(", ")));
         (self.put)("start to all routes in the kernel", "ms", millis(took), Goal::AtMost(SYNC_MS));
         (self.put)("  processor time of it", "ms", millis(cpu), Goal::None);
-        (self.put)("  memory at its highest (VmHWM)", "MB", meter::memory(machine.pid(), "VmHWM"), Goal::AtMost(MEMORY_MB));
-        (self.put)("  memory then (VmRSS)", "MB", meter::memory(machine.pid(), "VmRSS"), Goal::AtMost(MEMORY_MB));
+        (self.put)(
+            "  memory at its highest (VmHWM)",
+            "MB",
+            meter::memory(machine.pid(), "VmHWM"),
+            Goal::AtMost(MEMORY_MB),
+        );
+        (self.put)(
+            "  memory then (VmRSS)",
+            "MB",
+            meter::memory(machine.pid(), "VmRSS"),
+            Goal::AtMost(MEMORY_MB),
+        );
         (self.put)("  requests to etcd", "", meter::total(&requests), Goal::None);
         let bytes = meter::received(&machine.node) - bytes;
         (self.put)("  bytes received", "kB", float(bytes) / 1e3, Goal::None);
@@ -128,7 +140,8 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
         }
         let (bytes, sent) = (meter::received(&machine.node) - bytes, machine.requests() - first);
         let per_event = |count: u64| float(count) / events as f64;
-        let mut put = |what: &str, unit, value, goal| (self.put)(&format!("{kind}: {what}"), unit, value, goal);
+        let mut put =
+            |what: &str, unit, value, goal| (self.put)(&format!("{kind}: {what}"), unit, value, goal);
         put("from etcd to the kernel", "ms", median(took), Goal::None);
         put("  processor time of weftd", "ms", median(cpu), Goal::Constant(0.5));
         put("  netlink requests", "", per_event(sent), Goal::Constant(0.5));
@@ -159,7 +172,12 @@ impl<P: FnMut(&str, &'static str, f64, Goal)> Run<'_, P> {
         (self.put)("  requests to etcd at restart", "", requests, Goal::None);
         let bytes = meter::received(&machine.node) - bytes;
         (self.put)("  bytes received at restart", "kB", float(bytes) / 1e3, Goal::None);
-        (self.put)("  memory at restart (VmHWM)", "MB", meter::memory(machine.pid(), "VmHWM"), Goal::AtMost(MEMORY_MB));
+        (self.put)(
+            "  memory at restart (VmHWM)",
+            "MB",
+            meter::memory(machine.pid(), "VmHWM"),
+            Goal::AtMost(MEMORY_MB),
+        );
         Ok(())
     }
 }

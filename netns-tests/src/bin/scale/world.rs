@@ -65,7 +65,8 @@ impl World {
                 items.push((format!("{}b/{address}-26", world.prefix), value.to_string()));
             }
         }
-        let config = json!({"format": 1, "cidrs": [format!("{PODS}/{PODS_LENGTH}")], "backend": backend.json()});
+        let config =
+            json!({"format": 1, "cidrs": [format!("{PODS}/{PODS_LENGTH}")], "backend": backend.json()});
         items.push((format!("{}config", world.prefix), config.to_string()));
         etcd.put_all(&items);
         world
@@ -137,7 +138,9 @@ impl Machine {
     pub fn has(&self, peers: usize, objects: usize) -> bool {
         self.status().is_some_and(|status| {
             let plane = &status["data_plane"];
-            status["peers"] == peers && plane["in_sync"] == true && plane["objects"].as_u64() >= Some(objects as u64)
+            status["peers"] == peers
+                && plane["in_sync"] == true
+                && plane["objects"].as_u64() >= Some(objects as u64)
         })
     }
 
@@ -186,7 +189,9 @@ impl Machine {
         while !self.status().is_some_and(|status| status["ready"] == true) {
             if since.elapsed() > Duration::from_secs(40) {
                 let status = self.status().unwrap_or_default();
-                return Err(format!("{} is not ready:\n{status:#}\n{}", self.node.name(), self.weftd.log()).into());
+                return Err(
+                    format!("{} is not ready:\n{status:#}\n{}", self.node.name(), self.weftd.log()).into()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
