@@ -47,6 +47,12 @@ enum Verb {
         #[command(flatten)]
         conf: ConfArgs,
     },
+    /// Decide for the running daemon what it must not decide itself
+    Repair {
+        /// The store was restored and is right as it is: nodes that it does not know are gone for good
+        #[arg(long, required = true)]
+        accept: bool,
+    },
     /// The cluster's configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -217,6 +223,7 @@ fn dispatch(verb: Verb) -> Result<Verdict, Failure> {
         Verb::Run { init, conf } => run::run(&conf.0, init),
         Verb::Status { output, conf } => command::status::run(&conf.0, output.output),
         Verb::Check { output, conf } => command::check::run(&conf.0, output.output),
+        Verb::Repair { .. } => command::repair::accept(),
         Verb::Config(ConfigVerb::Init { conf }) => command::config::init(&conf.0),
         Verb::Config(ConfigVerb::Get { output, conf }) => command::config::get(&conf.0, output.output),
         Verb::Config(ConfigVerb::Set { changes, conf }) => command::config::set(&conf.0, &changes),
@@ -271,7 +278,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for word in ["repair", "wg", "runn"] {
+        for word in ["wg", "rotate", "runn"] {
             let refused = Cli::try_parse_from(["weftd", word]).unwrap_err();
             assert_eq!(refused.kind(), clap::error::ErrorKind::InvalidSubcommand, "{word}");
             assert_eq!(refused.exit_code(), Verdict::CouldNotTell as i32, "{word}");

@@ -4,6 +4,7 @@ pub mod check;
 pub mod config;
 pub mod install;
 pub mod node;
+pub mod repair;
 pub mod status;
 mod store;
 mod table;

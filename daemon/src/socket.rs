@@ -43,6 +43,11 @@ pub enum Asked {
         /// Where the answer goes.
         answer: oneshot::Sender<String>,
     },
+    /// The rewritten store is right as it is.
+    AcceptHistory {
+        /// Where the status document that comes of it goes.
+        answer: oneshot::Sender<String>,
+    },
 }
 
 /// The socket, listening.
@@ -102,20 +107,28 @@ async fn converse(mut stream: UnixStream, asked: mpsc::Sender<Asked>) -> io::Res
     let request = timeout(PATIENCE, read_frame(&mut stream)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     match parse(&request) {
         Err(error) => send(&mut stream, &Reply::refused(&error)).await,
-        Ok(Op::Status) => {
-            let (answer, status) = oneshot::channel();
-            // A daemon that ends answers nobody.
-            let _ending = asked.send(Asked::Status { answer }).await;
-            match status.await {
-                Ok(document) => write_frame(&mut stream, document.as_bytes()).await,
-                Err(_) => Ok(()),
-            }
-        }
+        Ok(Op::Status) => document(&mut stream, &asked, |answer| Asked::Status { answer }).await,
+        Ok(Op::AcceptHistory) => document(&mut stream, &asked, |answer| Asked::AcceptHistory { answer }).await,
         Ok(Op::NeedBlock { network, families }) => {
             let (answer, granted) = oneshot::channel();
             let _ending = asked.send(Asked::NeedBlock { network, families, answer }).await;
             need_block(&mut stream, granted).await
         }
+    }
+}
+
+/// Asks for a status document and passes it on.
+async fn document(
+    stream: &mut UnixStream,
+    asked: &mpsc::Sender<Asked>,
+    question: impl FnOnce(oneshot::Sender<String>) -> Asked,
+) -> io::Result<()> {
+    let (answer, status) = oneshot::channel();
+    // A daemon that ends answers nobody.
+    let _ending = asked.send(question(answer)).await;
+    match status.await {
+        Ok(document) => write_frame(stream, document.as_bytes()).await,
+        Err(_) => Ok(()),
     }
 }
 

@@ -64,6 +64,8 @@ pub enum Op {
     },
     /// How the daemon is. The answer is the document of `weftd status -o json`.
     Status,
+    /// A person says that a rewritten store is right as it is: nodes that it does not know are gone for good.
+    AcceptHistory,
 }
 
 impl Request {

@@ -296,6 +296,11 @@ impl Daemon {
                 // Whoever asked may be gone.
                 let _gone = answer.send(self.document().to_json());
             }
+            Asked::AcceptHistory { answer } => {
+                tracing::info!("the store was accepted as it is: nodes that it does not know are gone for good");
+                self.tell(Input::AcceptHistory);
+                let _gone = answer.send(self.document().to_json());
+            }
             Asked::NeedBlock { network, families, answer } => {
                 tracing::debug!(network, ?families, "a pod found no free address");
                 self.count();

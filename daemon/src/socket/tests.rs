@@ -48,6 +48,15 @@ async fn an_asker_hears_wait_until_the_answer_comes() {
 }
 
 #[tokio::test]
+async fn accepting_a_rewritten_store_is_passed_on_and_answered_with_how_it_is() {
+    let mut listening = listen();
+    let mut stream = connect(&listening, &json!({"v": 1, "op": "accept-history"})).await;
+    let Some(Asked::AcceptHistory { answer }) = listening.asked.recv().await else { panic!() };
+    answer.send(r#"{"format":1}"#.to_owned()).unwrap();
+    assert_eq!(heard(&mut stream).await, json!({"format": 1}));
+}
+
+#[tokio::test]
 async fn a_refusal_carries_code_sentence_and_way_out() {
     let mut listening = listen();
     let mut stream = connect(&listening, &need_block()).await;
