@@ -17,15 +17,14 @@ const SYNC_MS: f64 = 2000.0;
 /// Events whose processor time is read together: less than that the accounts of the kernel do not tell well.
 const BATCH: usize = 10;
 
-pub fn measure(lab: &ClusterLab, effort: &Effort) -> Outcome<Vec<Table>> {
-    let mut tables = Vec::new();
+pub fn measure(lab: &ClusterLab, effort: &Effort, tables: &mut Vec<Table>) -> Outcome<()> {
     for backend in [Backend::Vxlan, Backend::Routes] {
         let columns = effort.sizes.iter().map(|nodes| format!("{nodes} nodes")).collect();
         let title = format!("one weftd, backend {}, {BLOCKS} blocks a node, growing cluster", backend.name());
         let mut table = Table::new(&format!("growth-{}", backend.name()), &title, columns);
         for (column, nodes) in effort.sizes.iter().enumerate() {
             say(&format!("{} with {nodes} nodes", backend.name()));
-            let world = World::write(&lab.etcd, backend, *nodes);
+            let world = World::write(&lab.etcd, "growth", backend, *nodes);
             let host = 30 + column + if backend == Backend::Routes { 100 } else { 0 };
             let machine = world.machine(lab, &format!("{}{nodes}", &backend.name()[..1]), host);
             let put = |label: &str, unit, value, goal| table.put(column, label, unit, value, goal);
@@ -34,7 +33,7 @@ pub fn measure(lab: &ClusterLab, effort: &Effort) -> Outcome<Vec<Table>> {
         }
         tables.push(table);
     }
-    Ok(tables)
+    Ok(())
 }
 
 struct Run<'a, P> {

@@ -54,8 +54,9 @@ pub struct World {
 
 impl World {
     /// Writes `config`, and of each simulated node its own record and those of its blocks.
-    pub fn write(etcd: &Etcd, backend: Backend, nodes: usize) -> Self {
-        let world = Self { prefix: format!("/scale-{}-{nodes}/v1/", backend.name()), backend, nodes };
+    /// No two worlds have the same purpose, backend and size.
+    pub fn write(etcd: &Etcd, purpose: &str, backend: Backend, nodes: usize) -> Self {
+        let world = Self { prefix: format!("/{purpose}-{}-{nodes}/v1/", backend.name()), backend, nodes };
         let mut items = Vec::with_capacity(1 + nodes * (1 + BLOCKS));
         for node in 0..nodes {
             items.push(world.record(node, BLOCKS, 0, 1));
