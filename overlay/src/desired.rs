@@ -99,7 +99,8 @@ impl Desired {
         name: &str,
         [before, after]: [Option<&Peer>; 2],
     ) -> Change {
-        let of = |peer: Option<&Peer>| peer.map(|peer| share(wanted, underlay, name, peer)).unwrap_or_default();
+        let of =
+            |peer: Option<&Peer>| peer.map(|peer| share(wanted, underlay, name, peer)).unwrap_or_default();
         let (old, new) = (of(before), of(after));
         let has = |key: &Key| old.objects.iter().any(|(old, _)| old == key);
         let taken = |(key, _): &(Key, Object)| self.objects.contains_key(key) && !has(key);
@@ -155,7 +156,9 @@ fn clash(owner: &str, name: &str, key: &Key) -> Finding {
         | Key::Link(_)
         | Key::Address(..)
         | Key::Neighbour(..)
-        | Key::Forward(..) => format!("nodes {owner} and {name} both publish the {key}: {name} is not reached"),
+        | Key::Forward(..) => {
+            format!("nodes {owner} and {name} both publish the {key}: {name} is not reached")
+        }
     };
     Finding { code: "clash", subject: name.to_owned(), text }
 }
@@ -189,9 +192,11 @@ impl Builder<'_> {
     fn pod_mtu(&mut self) {
         let ipv4 = primary_is_ipv4(&self.wanted.this);
         let way = self.underlay.way(ipv4).or_else(|| self.underlay.way(!ipv4));
-        self.to.pod_mtu = way.map(|way| mtu_over(self.wanted, way, ipv4, &mut |finding| {
+        self.to.pod_mtu = way.map(|way| {
+            mtu_over(self.wanted, way, ipv4, &mut |finding| {
                 self.to.findings.insert(finding);
-            }));
+            })
+        });
         if way.is_none() {
             let published: Vec<_> = self.wanted.this.published.iter().map(ToString::to_string).collect();
             self.find(

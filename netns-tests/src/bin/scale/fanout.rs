@@ -18,7 +18,8 @@ const FIRST_HOST: usize = 180;
 pub fn measure(lab: &ClusterLab, effort: &Effort) -> Outcome<Table> {
     let Effort { fanout_nodes: nodes, daemons, watches, .. } = *effort;
     say(&format!("{daemons} daemons and {watches} watches at once, {nodes} nodes"));
-    let title = format!("{daemons} real weftd and {watches} watch streams at once, {nodes} simulated nodes, vxlan");
+    let title =
+        format!("{daemons} real weftd and {watches} watch streams at once, {nodes} simulated nodes, vxlan");
     let mut table = Table::new("fanout", &title, vec!["all".to_owned()]);
     let world = World::write(&lab.etcd, "fanout", Backend::Vxlan, nodes);
     let watching = lab.lab().node("watching");
@@ -53,7 +54,9 @@ fn start(
         if started.elapsed() > Duration::from_secs(120) {
             let names: Vec<&str> = waiting.iter().map(|machine| machine.node.name()).collect();
             let status = waiting.first().and_then(|machine| machine.status()).unwrap_or_default();
-            return Err(format!("{} of the daemons are not in sync: {names:?}\n{status:#}", waiting.len()).into());
+            return Err(
+                format!("{} of the daemons are not in sync: {names:?}\n{status:#}", waiting.len()).into()
+            );
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -63,9 +66,15 @@ fn start(
     let each = |count: f64| count / machines.len() as f64;
     let used: f64 = machines.iter().map(|machine| millis(meter::cpu(machine.pid()))).sum();
     put("  processor time of a daemon", "ms", each(used), Goal::None);
-    let received = machines.iter().zip(bytes).map(|(machine, before)| meter::received(&machine.node) - before);
+    let received =
+        machines.iter().zip(bytes).map(|(machine, before)| meter::received(&machine.node) - before);
     put("  bytes received by a daemon", "kB", each(float(received.sum())) / 1e3, Goal::None);
-    put("  requests of a daemon", "", each(meter::total(&Requests::now(&lab.etcd).since(&requests))), Goal::None);
+    put(
+        "  requests of a daemon",
+        "",
+        each(meter::total(&Requests::now(&lab.etcd).since(&requests))),
+        Goal::None,
+    );
     let memory = machines.iter().map(|machine| meter::memory(machine.pid(), "VmHWM"));
     put("  memory at its highest (VmHWM), largest", "MB", memory.fold(0.0, f64::max), Goal::AtMost(60.0));
     Ok(())
@@ -85,7 +94,8 @@ fn events(
     let heard_before = watchers.heard();
     let bytes: Vec<u64> = machines.iter().map(|machine| meter::received(&machine.node)).collect();
     let cpu = meter::cpu(lab.etcd.pid());
-    let used = |machines: &[Machine]| machines.iter().map(|machine| millis(meter::cpu(machine.pid()))).sum::<f64>();
+    let used =
+        |machines: &[Machine]| machines.iter().map(|machine| millis(meter::cpu(machine.pid()))).sum::<f64>();
     let before = used(machines);
     let (mut middle, mut last) = (Vec::new(), Vec::new());
     for node in 0..effort.fanout_events {
@@ -105,7 +115,8 @@ fn events(
     let cpu = meter::cpu(lab.etcd.pid()).saturating_sub(cpu);
     put("  processor time of etcd, an event", "ms", per_event(millis(cpu)), Goal::None);
     put("  processor time of a daemon, an event", "ms", per_daemon(used(machines) - before), Goal::None);
-    let received = machines.iter().zip(bytes).map(|(machine, before)| meter::received(&machine.node) - before);
+    let received =
+        machines.iter().zip(bytes).map(|(machine, before)| meter::received(&machine.node) - before);
     put("  bytes received by a daemon, an event", "B", per_daemon(float(received.sum())), Goal::None);
     Ok(())
 }

@@ -53,7 +53,9 @@ fn scale(options: &Options) -> Outcome<()> {
     let mut report = Report { facts: facts(), quick: options.quick, ..Report::default() };
     let busy = load();
     let measured = measure(options, &mut report);
-    report.facts.push(("load", format!("{busy} before, {} after: more than 1 a core makes times longer", load())));
+    report
+        .facts
+        .push(("load", format!("{busy} before, {} after: more than 1 a core makes times longer", load())));
     io::stdout().write_all(report.text().as_bytes())?;
     report.write_json(&options.json)?;
     say(&format!("written: {}", options.json.display()));
@@ -82,7 +84,8 @@ fn facts() -> Vec<(&'static str, String)> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let said = |program: &std::ffi::OsStr, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output();
-        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let text =
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         text.lines().next().unwrap_or_default().to_owned()
     };
     let weftd = netns_tests::weft_bin_dir().join("weftd");

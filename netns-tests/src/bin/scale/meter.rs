@@ -38,7 +38,8 @@ pub struct Requests(BTreeMap<String, f64>);
 
 impl Requests {
     pub fn now(etcd: &Etcd) -> Self {
-        let started = etcd.metrics().into_iter().filter(|(name, _)| name.starts_with("grpc_server_started_total"));
+        let started =
+            etcd.metrics().into_iter().filter(|(name, _)| name.starts_with("grpc_server_started_total"));
         let method = |name: &str| Some(name.split("grpc_method=\"").nth(1)?.split('"').next()?.to_owned());
         Self(started.filter_map(|(name, count)| Some((method(&name)?, count))).collect())
     }

@@ -92,17 +92,18 @@ impl Table {
         let heads: String = self.columns.iter().map(|column| format!("{column:>12}")).collect();
         line(text, &format!("  {:<42}{:<5}{heads}{:>11}{:>5}", "", "", "target", "met"));
         for row in &self.rows {
-            let cells: String =
-                row.values.iter().map(|value| format!("{:>12}", value.map_or("-".to_owned(), cell))).collect();
+            let cells: String = row
+                .values
+                .iter()
+                .map(|value| format!("{:>12}", value.map_or("-".to_owned(), cell)))
+                .collect();
             let met = row.met().map_or("", |met| if met { "yes" } else { "NO" });
             line(text, &format!("  {:<42}{:<5}{cells}{:>11}{met:>5}", row.label, row.unit, row.goal.text()));
         }
     }
 
     fn json(&self) -> Value {
-        let row = |row: &Row| {
-            json!({"label": row.label, "unit": row.unit, "values": row.values, "target": row.goal.text(), "met": row.met()})
-        };
+        let row = |row: &Row| json!({"label": row.label, "unit": row.unit, "values": row.values, "target": row.goal.text(), "met": row.met()});
         json!({"name": self.name, "title": self.title, "columns": self.columns,
                "rows": self.rows.iter().map(row).collect::<Vec<_>>()})
     }

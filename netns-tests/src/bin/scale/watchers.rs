@@ -61,10 +61,12 @@ impl Watchers {
     /// Opens them from a machine, and waits until etcd has accepted all.
     pub fn start(node: &Node, endpoint: &str, prefix: &str, count: usize) -> Outcome<Self> {
         let counts = Arc::new(Counts::default());
-        let (node, endpoint, prefix, shared) = (node.clone(), endpoint.to_owned(), prefix.to_owned(), counts.clone());
+        let (node, endpoint, prefix, shared) =
+            (node.clone(), endpoint.to_owned(), prefix.to_owned(), counts.clone());
         let thread = std::thread::spawn(move || node.enter(|| run(&endpoint, &prefix, count, &shared)));
         let watchers = Self { counts, thread: Some(thread) };
-        watchers.wait(|counts| counts.created.load(Ordering::Relaxed) >= count, "watches that etcd accepts")?;
+        watchers
+            .wait(|counts| counts.created.load(Ordering::Relaxed) >= count, "watches that etcd accepts")?;
         Ok(watchers)
     }
 

@@ -66,7 +66,8 @@ impl World {
                 items.push((format!("{}b/{address}-26", world.prefix), value.to_string()));
             }
         }
-        let config = json!({"format": 1, "cidrs": [format!("{PODS}/{PODS_LENGTH}")], "backend": backend.json()});
+        let config =
+            json!({"format": 1, "cidrs": [format!("{PODS}/{PODS_LENGTH}")], "backend": backend.json()});
         items.push((format!("{}config", world.prefix), config.to_string()));
         etcd.put_all(&items);
         world
@@ -138,7 +139,9 @@ impl Machine {
     pub fn has(&self, peers: usize, objects: usize) -> bool {
         self.status().is_some_and(|status| {
             let plane = &status["data_plane"];
-            status["peers"] == peers && plane["in_sync"] == true && plane["objects"].as_u64() >= Some(objects as u64)
+            status["peers"] == peers
+                && plane["in_sync"] == true
+                && plane["objects"].as_u64() >= Some(objects as u64)
         })
     }
 
@@ -167,27 +170,15 @@ impl Machine {
         self.status().and_then(|status| status["data_plane"]["requests"].as_u64()).unwrap_or(0)
     }
 
-    /// Waits until its data plane has had nothing to do for a while: what follows from its own block is done.
-    pub fn wait_rest(&self) -> Outcome<()> {
-        let (since, mut last) = (Instant::now(), None);
-        while since.elapsed() < Duration::from_secs(40) {
-            let now = Some(self.requests());
-            if now == last {
-                return Ok(());
-            }
-            last = now;
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        Err(format!("the data plane of {} does not come to rest", self.node.name()).into())
-    }
-
     /// Waits until pods can start: its own block is granted.
     pub fn wait_ready(&self) -> Outcome<()> {
         let since = Instant::now();
         while !self.status().is_some_and(|status| status["ready"] == true) {
             if since.elapsed() > Duration::from_secs(40) {
                 let status = self.status().unwrap_or_default();
-                return Err(format!("{} is not ready:\n{status:#}\n{}", self.node.name(), self.weftd.log()).into());
+                return Err(
+                    format!("{} is not ready:\n{status:#}\n{}", self.node.name(), self.weftd.log()).into()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
