@@ -21,7 +21,7 @@ pub fn measure(lab: &ClusterLab, effort: &Effort) -> Outcome<Table> {
     let title =
         format!("{daemons} real weftd and {watches} watch streams at once, {nodes} simulated nodes, vxlan");
     let mut table = Table::new("fanout", &title, vec!["all".to_owned()]);
-    let world = World::write(&lab.etcd, Backend::Vxlan, nodes);
+    let world = World::write(&lab.etcd, "fanout", Backend::Vxlan, nodes);
     let watching = lab.lab().node("watching");
     lab.wire.plug(lab.lab(), &watching, Segment::Near, FIRST_HOST - 1);
     let endpoint = lab.etcd.endpoints().pop().ok_or("etcd has no endpoint")?;

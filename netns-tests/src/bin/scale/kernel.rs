@@ -74,6 +74,22 @@ impl Ear {
     }
 }
 
+/// Waits until a kernel has not changed for a second: what follows from a node's own block is done.
+pub fn wait_rest(node: &Node) -> Outcome<()> {
+    let (mut ear, since) = (Ear::new(node)?, Instant::now());
+    let mut quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_secs(1) {
+        if since.elapsed() > Duration::from_secs(40) {
+            return Err(format!("the kernel of {} does not come to rest", node.name()).into());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        if ear.hear(Sign::Route([0, 0, 0, 0].into()))?.0 > 0 {
+            quiet = Instant::now();
+        }
+    }
+    Ok(())
+}
+
 /// Waits until each of them has heard of `sign`; how long after `since` each did, and all changes.
 pub fn wait(ears: &mut [Ear], sign: Sign, since: Instant) -> Outcome<(Vec<Duration>, usize)> {
     let mut heard: Vec<Option<Duration>> = vec![None; ears.len()];

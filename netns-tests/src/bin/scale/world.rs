@@ -54,8 +54,9 @@ pub struct World {
 
 impl World {
     /// Writes `config`, and of each simulated node its own record and those of its blocks.
-    pub fn write(etcd: &Etcd, backend: Backend, nodes: usize) -> Self {
-        let world = Self { prefix: format!("/scale-{}-{nodes}/v1/", backend.name()), backend, nodes };
+    /// No two worlds have the same purpose, backend and size.
+    pub fn write(etcd: &Etcd, purpose: &str, backend: Backend, nodes: usize) -> Self {
+        let world = Self { prefix: format!("/{purpose}-{}-{nodes}/v1/", backend.name()), backend, nodes };
         let mut items = Vec::with_capacity(1 + nodes * (1 + BLOCKS));
         for node in 0..nodes {
             items.push(world.record(node, BLOCKS, 0, 1));
@@ -167,20 +168,6 @@ impl Machine {
     /// Netlink requests that the daemon's data plane has sent since its start.
     pub fn requests(&self) -> u64 {
         self.status().and_then(|status| status["data_plane"]["requests"].as_u64()).unwrap_or(0)
-    }
-
-    /// Waits until its data plane has had nothing to do for a while: what follows from its own block is done.
-    pub fn wait_rest(&self) -> Outcome<()> {
-        let (since, mut last) = (Instant::now(), None);
-        while since.elapsed() < Duration::from_secs(40) {
-            let now = Some(self.requests());
-            if now == last {
-                return Ok(());
-            }
-            last = now;
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        Err(format!("the data plane of {} does not come to rest", self.node.name()).into())
     }
 
     /// Waits until pods can start: its own block is granted.
