@@ -151,7 +151,7 @@ impl Stage {
             return;
         }
         self.show_pods(&young);
-        let old: Vec<Placed> = pods.drain(..).collect();
+        let old = std::mem::take(pods);
         let all: Vec<Placed> = old.into_iter().chain(young).collect();
         self.show_matrix(&all);
         for Placed { node, pod } in all.iter().filter(|placed| placed.pod.name.starts_with("new")) {
