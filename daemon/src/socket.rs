@@ -108,7 +108,9 @@ async fn converse(mut stream: UnixStream, asked: mpsc::Sender<Asked>) -> io::Res
     match parse(&request) {
         Err(error) => send(&mut stream, &Reply::refused(&error)).await,
         Ok(Op::Status) => document(&mut stream, &asked, |answer| Asked::Status { answer }).await,
-        Ok(Op::AcceptHistory) => document(&mut stream, &asked, |answer| Asked::AcceptHistory { answer }).await,
+        Ok(Op::AcceptHistory) => {
+            document(&mut stream, &asked, |answer| Asked::AcceptHistory { answer }).await
+        }
         Ok(Op::NeedBlock { network, families }) => {
             let (answer, granted) = oneshot::channel();
             let _ending = asked.send(Asked::NeedBlock { network, families, answer }).await;

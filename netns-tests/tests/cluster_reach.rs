@@ -1,7 +1,12 @@
 //! Point 1: a real etcd, three nodes, every backend, family and underlay: all pods reach all pods under their own
 //! addresses, TCP arrives intact, and the largest packet is exactly as large as it should be.
 
+<<<<<<< HEAD
 use std::io::Write;
+=======
+#![expect(clippy::print_stderr, reason = "figures for the person who reads the log")]
+
+>>>>>>> part-l
 use std::net::IpAddr;
 
 use netns_tests::cluster::{

@@ -297,7 +297,9 @@ impl Daemon {
                 let _gone = answer.send(self.document().to_json());
             }
             Asked::AcceptHistory { answer } => {
-                tracing::info!("the store was accepted as it is: nodes that it does not know are gone for good");
+                tracing::info!(
+                    "the store was accepted as it is: nodes that it does not know are gone for good"
+                );
                 self.tell(Input::AcceptHistory);
                 let _gone = answer.send(self.document().to_json());
             }

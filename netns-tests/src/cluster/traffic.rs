@@ -256,8 +256,7 @@ const BLOCK: usize = 1 << 18;
 /// Each block begins otherwise, so that a lost or doubled one shows.
 fn pattern(number: u64) -> Vec<u8> {
     let seed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let word = seed.to_le_bytes();
-    word.iter().copied().cycle().take(BLOCK).collect()
+    seed.to_le_bytes().repeat(BLOCK / 8)
 }
 
 /// Fills the block, or what is left of the stream.
