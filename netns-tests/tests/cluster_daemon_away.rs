@@ -235,11 +235,7 @@ fn killed_while_it_follows_a_peer_weftd_completes_its_work_at_the_next_start() {
         let words = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto,sendmsg", "-e", &inject, "-p", &pid];
         let mut strace = follower.command("strace");
         let mut strace = strace.args(words).spawn().expect("start strace");
-<<<<<<< HEAD
-        let traced = || status_line(&pid, "TracerPid").is_none_or(|tracer| tracer != "0");
-=======
         let traced = || status_line(&pid, "TracerPid").is_some_and(|tracer| tracer != "0");
->>>>>>> part-l
         wait_until("strace is attached", PATIENCE, traced);
         let before = blocks_giving(&lab.nodes[0].node);
         while blocks_giving(&lab.nodes[0].node) == before {

@@ -1,12 +1,8 @@
 //! Point 1: a real etcd, three nodes, every backend, family and underlay: all pods reach all pods under their own
 //! addresses, TCP arrives intact, and the largest packet is exactly as large as it should be.
 
-<<<<<<< HEAD
-use std::io::Write;
-=======
 #![expect(clippy::print_stderr, reason = "figures for the person who reads the log")]
 
->>>>>>> part-l
 use std::net::IpAddr;
 
 use netns_tests::cluster::{
@@ -27,8 +23,7 @@ fn pods_of(lab: &ClusterLab) -> Vec<ClusterPod> {
 
 /// Everything that holds of a cluster that works.
 fn assert_works(what: &str, lab: &ClusterLab, network: &Network, path_mtu: u32) {
-    // nextest shows it when the test fails: one test has several of these.
-    let _shown = writeln!(std::io::stderr(), "{what}");
+    eprintln!("{what}");
     lab.start_all(network);
     let pods = pods_of(lab);
     lab.assert_all_reach_all(&pods);
