@@ -3,14 +3,14 @@
 
 use weft_cni::conf::NetConf;
 use weft_cni::delegate::Delegate;
-use weft_cni::error::Error;
+use weft_cni::error::{Error, code};
 use weft_cni::request::{Command, Environment};
 use weft_cni::run::Call;
 use weft_ipam::alias::Alias;
 use weft_ipam::clock::Deadline;
 use weft_ipam::foreign::Foreign;
 use weft_ipam::{
-    Attachment, Bridge, HostKernel, Key, Owner, Record, State, neighbour_removals, remove_neighbours,
+    Attachment, Begun, Bridge, HostKernel, Key, Owner, Record, State, neighbour_removals, remove_neighbours,
     remove_remaining_neighbours, remove_routes,
 };
 
@@ -30,9 +30,11 @@ pub fn del(call: &Call<'_>, deadline: Deadline) -> Result<(), Error> {
             Err(error) => break Err(error),
         };
         match end_recorded(&state, &names, call, &mut kernel, deadline) {
-            // Wiped under us: what failed, failed in a folder that is gone.
+            // Wiped under us: what failed, failed in a folder that is gone, or was, until somebody rebuilt it.
             Err(_) if !state.is_whole() && !deadline.remaining().is_zero() => {}
-            outcome => break outcome,
+            Ok(Known::Wiped) => {}
+            Ok(known) => break Ok(known == Known::Ended),
+            Err(error) => break Err(error),
         }
     };
     match known {
@@ -71,25 +73,41 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Ends an attachment that has an owner file; `false` if there is none.
+/// What the records say of an attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// It was there, and is ended.
+    Ended,
+    /// There is none.
+    Nothing,
+    /// The folder was wiped in between: look again.
+    Wiped,
+}
+
+/// Ends an attachment that has an owner file.
 fn end_recorded(
     state: &State,
     names: &Names<'_>,
     call: &Call<'_>,
     kernel: &mut HostKernel,
     deadline: Deadline,
-) -> Result<bool, Error> {
+) -> Result<Known, Error> {
     let key = names.key();
     let attachment = match state.find(&key, deadline)? {
         Some(attachment) => attachment,
         None if link::host_end_by_name(kernel.socket()?, &key.id())?.is_none()
             && state.peek(&key)?.is_none() =>
         {
-            return Ok(false);
+            return Ok(Known::Nothing);
         }
         // A link or a record without owner: take the lock, so that an ADD of this moment is waited for.
-        None => match state.begin(&names.owner(), deadline)? {
-            weft_ipam::Begun::Fresh(attachment) | weft_ipam::Begun::Existing(attachment) => attachment,
+        None => match state.begin(&names.owner(), deadline) {
+            Ok(Begun::Fresh(attachment) | Begun::Existing(attachment)) => attachment,
+            // Before its deadline it says "try again" of a wiped folder only.
+            Err(error) if error.code == code::TRY_AGAIN && !deadline.remaining().is_zero() => {
+                return Ok(Known::Wiped);
+            }
+            Err(error) => return Err(error),
         },
     };
     let record = attachment.record()?;
@@ -104,10 +122,7 @@ fn end_recorded(
         release_foreign(call, names)?;
     }
     // Wiped while we worked: whoever rebuilt the folder may have found our link still there.
-    if !state.is_current()? {
-        return Ok(false);
-    }
-    Ok(true)
+    Ok(if state.is_current()? { Known::Ended } else { Known::Nothing })
 }
 
 /// Ends all that there is of an attachment, in the order that leaves nothing behind wherever it is cut off.

@@ -37,20 +37,27 @@ impl State {
     /// Makes the owner file of an attachment, or finds the one there is; either way its lock is held.
     ///
     /// # Errors
-    /// Code 11 when somebody holds the lock past the deadline (details name the process), 5 on a disk fault.
+    /// Code 11 when somebody holds the lock past the deadline (details name the process), or when the folder was wiped
+    /// meanwhile; 5 on a disk fault.
     pub fn begin(&self, owner: &Owner, deadline: Deadline) -> Result<Begun<'_>, Error> {
         let key = owner.key().ok_or_else(|| Error::new(code::INTERNAL, "an owner without hashes"))?;
         let id = key.id();
         let path = self.owner_path(&id);
         let content = serde_json::to_vec(owner).unwrap_or_default();
         loop {
-            let lock = files::unnamed(&self.at("owner"), &content)
-                .map_err(|error| self.io("write an owner file into", &error))?;
+            let lock = files::unnamed(&self.at("owner"), &content).map_err(|error| {
+                if error.kind() == io::ErrorKind::NotFound {
+                    self.wiped_meanwhile()
+                } else {
+                    self.io("write an owner file into", &error)
+                }
+            })?;
             // Locked before it has a name: whoever finds it finds it locked.
             lock.lock().map_err(|error| self.io("lock an owner file in", &error))?;
             match files::publish(&lock, &path) {
                 Ok(()) => return Ok(Begun::Fresh(Attachment { state: self, key, id, lock })),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.wiped_meanwhile()),
                 Err(error) => return Err(self.io("name an owner file in", &error)),
             }
             if let Some(attachment) = self.find(&key, deadline)? {

@@ -200,6 +200,13 @@ impl State {
         }
     }
 
+    /// What was looked for is gone, though this process had the folder open.
+    pub(crate) fn wiped_meanwhile(&self) -> Error {
+        let what = format!("the state folder {} was wiped meanwhile", self.path.display());
+        Error::new(code::TRY_AGAIN, what)
+            .with_details("the next attempt rebuilds it from the kernel: try again")
+    }
+
     pub(crate) fn io(&self, what: &str, error: &io::Error) -> Error {
         Error::io(format!("{what} {}", self.path.display()), error)
     }

@@ -1,5 +1,6 @@
 //! Every change that the kernel reports while a test looks: `ip monitor all` and `nft monitor` of a node.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,8 +53,12 @@ impl Monitor {
         self.mark();
         let links = self.links.log();
         let rules = self.rules.log();
+        let marks = indexes_of_marks(&links);
+        // Before `ip` has heard of a link's name, it calls it by its index.
+        let of_a_mark =
+            |line: &str| line.contains(MARK) || line.split_whitespace().any(|word| marks.contains(word));
         let links =
-            links.lines().filter(|line| !line.contains(MARK) && !is_learning(line) && !line.starts_with(' '));
+            links.lines().filter(|line| !of_a_mark(line) && !is_learning(line) && !line.starts_with(' '));
         let rules = rules.lines().filter(|line| !line.contains(MARK) && !by_the_mark(line));
         links.chain(rules).map(str::to_owned).collect()
     }
@@ -75,6 +80,16 @@ impl Monitor {
             })
         });
     }
+}
+
+/// `if7` for each `[LINK]7: weftmark1: …`.
+fn indexes_of_marks(log: &str) -> BTreeSet<String> {
+    let named = log.lines().filter_map(|line| line.split_once(&format!(": {MARK}")));
+    named
+        .filter_map(|(before, _)| {
+            Some(format!("if{}", before.rsplit(']').next()?.trim().trim_start_matches("Deleted ")))
+        })
+        .collect()
 }
 
 fn reported(limit: Duration, seen: impl Fn() -> bool) -> bool {
