@@ -299,7 +299,13 @@ impl Etcd {
     }
 
     fn call(&self, path: &str, body: &Value) -> Value {
-        self.try_call(path, body).unwrap_or_else(|error| panic!("{error}"))
+        // A read that meets an election was not done, and is asked again; a write may have been.
+        let met_election = |error: &str| path == "kv/range" && error.contains("leader changed");
+        let answer = crate::wait::poll(PATIENCE, || match self.try_call(path, body) {
+            Err(error) if met_election(&error) => None,
+            answer => Some(answer),
+        });
+        answer.expect("etcd has a leader in the end").unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn try_call(&self, path: &str, body: &Value) -> Result<Value, String> {
