@@ -23,8 +23,13 @@ setup: ## Install what this machine lacks (as root), and say what
 	@.ci/setup $(TARGET)
 
 # Static programs: what is tested is what would be shipped. podtool is the only program in the test images.
+# The plugins run at a fixed address: each of their starts would otherwise begin by writing a thousand pointers, a
+# twentieth of an ADD or DEL (ARCHITECTURE.md, "Decisions"). The daemon, which lives on, stays position independent.
+FIXED      := -C relocation-model=static
 build: ## Build weft, weft-ipam, weftd and the tests' podtool: static, optimised
-	cargo build --release --target $(TARGET) -p weft -p weft-ipam -p podtool
+	cargo rustc --release --target $(TARGET) -p weft --bin weft -- $(FIXED)
+	cargo rustc --release --target $(TARGET) -p weft-ipam --bin weft-ipam -- $(FIXED)
+	cargo build --release --target $(TARGET) -p podtool
 	cargo build --profile daemon --target $(TARGET) -p weftd
 	@install -m 755 $(TARGET_DIR)/$(TARGET)/daemon/weftd $(BIN_DIR)/weftd
 	@ls -l $(addprefix $(BIN_DIR)/,weft weft-ipam weftd podtool)

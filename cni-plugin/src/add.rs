@@ -244,9 +244,8 @@ impl<'s> Job<'_, 's> {
         let host = found(self.kernel.socket()?)?;
         if let Some(bridge) = bridge.filter(|bridge| !bridge.carrier)
             && let Err(claimed) =
-                veth::settle_on_bridge(self.kernel.socket()?, bridge.index, &plan, pod_mac, &alias)?
+                veth::claim_on_bridge(self.kernel.socket()?, bridge.index, &plan, pod_mac, &alias)?
         {
-            // Its last port had gone, and the kernel forgets a bridge's neighbours up to a second after that.
             return Ok(Err(claimed));
         }
         if let Some(carrier) = self.new_gateways_on.take() {

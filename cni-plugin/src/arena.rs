@@ -15,6 +15,8 @@ const SIZE: usize = 512 * 1024;
 pub struct Arena {
     memory: UnsafeCell<[u8; SIZE]>,
     taken: AtomicUsize,
+    /// Up to where anybody may have written. What lies behind is zero without a page being touched for it.
+    used: AtomicUsize,
 }
 
 // SAFETY: a part of `memory` is handed out once, by an atomic step of `taken`, and never touched here after that.
@@ -23,7 +25,7 @@ unsafe impl Sync for Arena {}
 impl Arena {
     /// An arena of which nothing is taken.
     pub const fn new() -> Self {
-        Self { memory: UnsafeCell::new([0; SIZE]), taken: AtomicUsize::new(0) }
+        Self { memory: UnsafeCell::new([0; SIZE]), taken: AtomicUsize::new(0), used: AtomicUsize::new(0) }
     }
 
     fn start(&self) -> *mut u8 {
@@ -35,9 +37,29 @@ impl Arena {
         (pointer as usize).checked_sub(self.start() as usize).filter(|offset| *offset < SIZE)
     }
 
-    /// Moves the end from `from` to `to`, unless somebody else moved it.
-    fn move_end(&self, from: usize, to: usize) -> bool {
-        to <= SIZE && self.taken.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    /// Moves the end from `from` to `to`, unless somebody else moved it. Returns up to where the piece was used
+    /// before: asked only after the move, so that whoever gave the part back has noted his use of it.
+    fn move_end(&self, from: usize, to: usize) -> Option<usize> {
+        if to > SIZE {
+            return None;
+        }
+        self.taken.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        Some(self.used.fetch_max(to, Ordering::AcqRel))
+    }
+
+    /// Takes a part: where it starts, and up to where the piece was used before. `None`: it does not fit.
+    fn take(&self, layout: Layout) -> Option<(usize, usize)> {
+        loop {
+            let taken = self.taken.load(Ordering::Relaxed);
+            let start = taken.next_multiple_of(layout.align());
+            let end = start.saturating_add(layout.size());
+            if layout.align() > 64 || end > SIZE {
+                return None;
+            }
+            if let Some(used) = self.move_end(taken, end) {
+                return Some((start, used));
+            }
+        }
     }
 }
 
@@ -51,18 +73,21 @@ impl Default for Arena {
 // what is not from the piece is passed to the system with the layout it came with.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        loop {
-            let taken = self.taken.load(Ordering::Relaxed);
-            let start = taken.next_multiple_of(layout.align());
-            let end = start.saturating_add(layout.size());
-            if layout.align() > 64 || end > SIZE {
-                // SAFETY: the caller's layout.
-                return unsafe { System.alloc(layout) };
-            }
-            if self.move_end(taken, end) {
-                // SAFETY: `start` lies inside the piece.
-                return unsafe { self.start().add(start) };
-            }
+        match self.take(layout) {
+            // SAFETY: `start` lies inside the piece.
+            Some((start, _)) => unsafe { self.start().add(start) },
+            // SAFETY: the caller's layout.
+            None => unsafe { System.alloc(layout) },
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the part lies inside the piece, and so does that of it which was used before.
+        unsafe {
+            let Some((start, used)) = self.take(layout) else { return System.alloc_zeroed(layout) };
+            let pointer = self.start().add(start);
+            pointer.write_bytes(0, used.saturating_sub(start).min(layout.size()));
+            pointer
         }
     }
 
@@ -81,7 +106,7 @@ unsafe impl GlobalAlloc for Arena {
             // SAFETY: it came from the system with this layout.
             return unsafe { System.realloc(pointer, layout, size) };
         };
-        if self.move_end(offset + layout.size(), offset.saturating_add(size)) {
+        if self.move_end(offset + layout.size(), offset.saturating_add(size)).is_some() {
             return pointer;
         }
         // SAFETY: the old part holds `layout.size()` bytes, the new one `size`; they do not overlap.
@@ -136,6 +161,25 @@ mod tests {
             let page = arena.alloc(layout(10, 4096));
             assert_eq!(page as usize % 4096, 0);
             arena.dealloc(page, layout(10, 4096));
+        }
+    }
+
+    #[test]
+    fn zeroed_parts_are_zero_whether_used_before_or_not() {
+        let arena = Box::new(Arena::new());
+        // SAFETY: as above.
+        unsafe {
+            let fresh = arena.alloc_zeroed(layout(100, 1));
+            assert_eq!(std::slice::from_raw_parts(fresh, 100), [0; 100]);
+            fresh.write_bytes(7, 100);
+            arena.dealloc(fresh, layout(100, 1));
+            let again = arena.alloc_zeroed(layout(300, 1));
+            assert_eq!(again, fresh);
+            assert_eq!(std::slice::from_raw_parts(again, 300), [0; 300]);
+            again.write_bytes(7, 300);
+            assert_eq!(arena.realloc(again, layout(300, 1), 10), again);
+            let behind = arena.alloc_zeroed(layout(400, 1));
+            assert_eq!(std::slice::from_raw_parts(behind, 400), [0; 400]);
         }
     }
 

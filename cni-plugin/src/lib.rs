@@ -7,6 +7,7 @@ mod announce;
 pub mod arena;
 mod bridge;
 mod check;
+mod child;
 mod conf;
 mod del;
 mod forwarding;

@@ -9,9 +9,9 @@ use weft_cni::error::{Error, code};
 use weft_ipam::clock::Deadline;
 use weft_ipam::{AttachmentId, Hash, HostKernel, refused};
 use weft_netlink::link::{self, Link, Mac, NewVeth, PortFlags};
-use weft_netlink::{Request, Socket, packet_of};
+use weft_netlink::{Deletion, Hearing, Request, Socket, Word};
 
-use crate::sys;
+use crate::child;
 
 /// The longest wait for the kernel's word that the link is gone, before deleting it the slow way.
 const GONE_LIMIT: Duration = Duration::from_secs(2);
@@ -116,11 +116,11 @@ pub fn delete(
     neighbours: Vec<Request>,
     deadline: Deadline,
 ) -> Result<(), Error> {
-    let mut requests = neighbours;
-    requests.push(link::delete(index));
-    if let Ok(true) = delete_by_child(kernel, index, &requests, deadline) {
+    if let Ok(true) = delete_by_child(kernel, index, &neighbours, deadline) {
         return Ok(());
     }
+    let mut requests = neighbours;
+    requests.push(link::delete(index));
     let socket = kernel.socket()?;
     // No child could be made, or nothing was heard of it: wait ourselves.
     let last = requests.len() - 1;
@@ -132,23 +132,21 @@ pub fn delete(
 fn delete_by_child(
     kernel: &mut HostKernel,
     index: u32,
-    requests: &[Request],
+    neighbours: &[Request],
     deadline: Deadline,
 ) -> io::Result<bool> {
-    // Subscribed before the request is made, so that the answer cannot be missed.
-    let mut events = weft_netlink::Events::link_gone(index)?;
-    let sender = Socket::route().map_err(io::Error::other)?;
+    let deletion = Deletion::prepare(index, neighbours, Hearing::of_this_kernel())?;
     let keep = kernel.rules_socket().map(AsFd::as_fd);
-    let child = sys::send_from_detached_child(sender.as_fd(), keep, &packet_of(requests))?;
-    let socket = kernel.socket().map_err(io::Error::other)?;
-    drop(sender);
+    let child = child::send_from_detached_child(deletion.sender(), keep, deletion.packet())?;
     let until = Instant::now() + deadline.remaining().min(GONE_LIMIT);
     while Instant::now() < until {
-        if events.wait(ASK_AFTER)? || link::by_index(socket, index).map_err(io::Error::other)?.is_none() {
+        let word = deletion.wait(ASK_AFTER)?;
+        let socket = kernel.socket().map_err(io::Error::other)?;
+        if word == Word::Gone || link::by_index(socket, index).map_err(io::Error::other)?.is_none() {
             return Ok(true);
         }
-        if child.has_ended() {
-            // Killed, or its request was refused.
+        if word != Word::Silence || child.has_ended() {
+            // Refused, or the child was killed.
             break;
         }
     }

@@ -93,6 +93,10 @@ impl Pod {
     /// # Errors
     /// Code 101.
     pub fn refuse_existing(&mut self, name: &str) -> Result<(), Error> {
+        // Cheaper than asking for the link, and without the lock that all changes of links take.
+        if self.socket.index_of(name).is_err_and(|error| error.raw_os_error() == Some(libc::ENODEV)) {
+            return Ok(());
+        }
         let found = link::by_name(&mut self.socket, name)
             .map_err(|error| refused(format!("look for interface {name} in the pod"), &error))?;
         match found {

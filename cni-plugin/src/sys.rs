@@ -1,13 +1,10 @@
-//! System calls without a safe wrapper. The only unsafe code of this crate.
-#![expect(unsafe_code, reason = "fork, process set-up before any thread exists, raw descriptors")]
+//! System calls without a safe wrapper.
+#![expect(unsafe_code, reason = "process set-up before any thread exists, raw descriptors")]
 
 use std::ffi::{CStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
 /// Flags and a command of the calls that mount (include/uapi/linux/mount.h).
 const FSOPEN_CLOEXEC: libc::c_uint = 1;
@@ -83,72 +80,4 @@ pub unsafe fn arguments(argc: i32, argv: *const *const libc::c_char) -> Vec<OsSt
     // SAFETY: the caller promises `argc` valid C strings.
     let text = |at| unsafe { CStr::from_ptr(*argv.add(at)) };
     (0..count).map(|at| OsString::from_vec(text(at).to_bytes().to_vec())).collect()
-}
-
-/// Starts a detached child that sends `request` on `socket` and waits for the kernel's answer there.
-///
-/// The child has nothing of this process but that socket and `keep`, a netfilter socket whose last close would
-/// stall: no lock, no standard descriptor that somebody waits on, no session. It makes no allocation after the fork.
-///
-/// # Errors
-/// When the process cannot be made (EAGAIN at a limit).
-pub fn send_from_detached_child(
-    socket: BorrowedFd<'_>,
-    keep: Option<BorrowedFd<'_>>,
-    request: &[u8],
-) -> io::Result<Child> {
-    let fd = socket.as_raw_fd();
-    let keep = keep.map_or(fd, |keep| keep.as_raw_fd());
-    // SAFETY: this process has one thread; the child calls only async-signal-safe functions and ends by _exit.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        // SAFETY: as above; the buffers live in this frame.
-        0 => unsafe { child(fd, keep, request) },
-        pid => Ok(Child(Pid::from_raw(pid))),
-    }
-}
-
-/// A detached child. Dropping this leaves it running.
-#[derive(Debug)]
-pub struct Child(Pid);
-
-impl Child {
-    /// Whether it has ended; asked again after that, the answer is yes.
-    pub fn has_ended(&self) -> bool {
-        !matches!(waitpid(self.0, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
-    }
-}
-
-/// # Safety
-/// Only right after fork, in the child.
-unsafe fn child(fd: RawFd, keep: RawFd, request: &[u8]) -> ! {
-    let mut answer = [0u8; 256];
-    // SAFETY: system calls only; the pointers describe `request` and `answer`.
-    unsafe {
-        close_all_but(fd.min(keep), fd.max(keep));
-        libc::setsid();
-        if libc::send(fd, request.as_ptr().cast(), request.len(), 0) >= 0 {
-            libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0);
-        }
-        libc::_exit(0)
-    }
-}
-
-/// # Safety
-/// Closes descriptors behind the back of their owners: only in a child that never returns.
-unsafe fn close_all_but(low: RawFd, high: RawFd) {
-    let (first, second) = (low.cast_unsigned(), high.cast_unsigned());
-    let ranges = [(0, first.wrapping_sub(1)), (first + 1, second.wrapping_sub(1)), (second + 1, u32::MAX)];
-    // Descriptors 0 to 2 are ours to close as well, so `low` is at least 3: no range wraps around but an empty one.
-    for (from, to) in ranges.into_iter().filter(|(from, to)| from <= to) {
-        // SAFETY: close_range and close take numbers only.
-        unsafe {
-            if libc::syscall(libc::SYS_close_range, from, to, 0) != 0 {
-                // Kernels before 5.9 have no close_range.
-                (from..=to.min(1024)).for_each(|fd| {
-                    libc::close(fd.cast_signed());
-                });
-            }
-        }
-    }
 }

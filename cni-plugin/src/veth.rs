@@ -31,6 +31,19 @@ pub fn claims_on_bridge(bridge: u32, plan: &Plan, mac: Mac) -> Vec<Request> {
     plan.ips().into_iter().map(|ip| neigh::add(bridge, ip, mac)).collect()
 }
 
+/// Bridge mode, on a bridge that had no carrier before this pod: the claims are made now that it has one. Its last
+/// port had gone, and the kernel forgets a bridge's neighbours up to a second after that.
+///
+/// # Errors
+/// Code 102 if the kernel refuses.
+pub fn claim_on_bridge(socket: &mut Socket, bridge: u32, plan: &Plan, mac: Mac, own_alias: &str) -> Outcome {
+    match socket.execute(&claims_on_bridge(bridge, plan, mac)) {
+        Ok(()) => Ok(Ok(())),
+        Err(error) if error.is(libc::EEXIST) => settle_on_bridge(socket, bridge, plan, mac, own_alias),
+        Err(error) => Err(refused("claim the pod's address on the bridge", &error)),
+    }
+}
+
 /// Bridge mode: an entry for one of the pod's addresses was there. One that the kernel learnt, or that a dead
 /// pod left behind, is replaced; one of a live pod is respected.
 ///

@@ -10,7 +10,7 @@ use weft_cni::ip::Subnet;
 use crate::clock::boot_seconds;
 use crate::files;
 use crate::reserve::reserved_for;
-use crate::slots::{Hint, Slots};
+use crate::slots::{Hint, MANY, Slots};
 use crate::source::{Segment, block_name, granted, taken_in};
 use crate::state::{State, make_folder};
 
@@ -94,7 +94,7 @@ impl State {
         let mut hints = Vec::new();
         let mut first = 0;
         while first < slots.length {
-            let chunk = slots.chunk(first)?;
+            let chunk = slots.chunk(first, MANY)?;
             let Ok(count @ 1..) = u64::try_from(chunk.len()) else { break };
             hints.extend((first..).zip(chunk));
             first += count;

@@ -14,6 +14,8 @@ const ENTRY: u64 = 8;
 /// At most this many addresses of a range take part in the rotation: far more than a node can have pods, and
 /// the sparse file of a /64 stays small.
 pub const WINDOW: u64 = 1 << 20;
+/// How many hints are read at once by those who need all of them.
+pub const MANY: u64 = 512;
 /// The hint for an address that is in use.
 const IN_USE: u64 = u64::MAX;
 
@@ -53,9 +55,9 @@ impl Slots {
         let _hint = self.file.write_at(&((index + 1) % self.length.max(1)).to_le_bytes(), 0);
     }
 
-    /// Hints for up to 512 addresses from `first`.
-    pub fn chunk(&self, first: u64) -> io::Result<Vec<Hint>> {
-        let count = (self.length - first).min(512);
+    /// Hints for up to `most` addresses from `first`.
+    pub fn chunk(&self, first: u64, most: u64) -> io::Result<Vec<Hint>> {
+        let count = (self.length - first).min(most);
         let mut bytes = vec![0; usize::try_from(count * ENTRY).unwrap_or(0)];
         let mut filled = 0;
         while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {

@@ -12,12 +12,14 @@ use crate::collect::collect;
 use crate::foreign::Foreign;
 use crate::rebuild::Kernel;
 use crate::record::{Record, TakenAddress};
-use crate::slots::{Hint, Slots};
+use crate::slots::{Hint, MANY, Slots};
 use crate::source::{Pool, Segment, Usage, taken_in};
 use crate::state::State;
 
 /// How many attachments are looked at for garbage when a pool runs low.
 const COLLECT_SOME: usize = 8;
+/// How many hints a search reads first.
+const FEW: u64 = 32;
 
 /// What a search for addresses needs beside the pools.
 pub struct Taking<'a> {
@@ -202,7 +204,7 @@ impl Search<'_> {
             let slots = open_slots(state, segment)?;
             let mut first = 0;
             while first < slots.length {
-                let hints = slots.chunk(first).map_err(|error| state.io("read hints in", &error))?;
+                let hints = slots.chunk(first, MANY).map_err(|error| state.io("read hints in", &error))?;
                 for (offset, hint) in (0u64..).zip(&hints) {
                     let Some(ip) = segment.nth(first + offset) else { break };
                     if !taken.contains(&ip) && may_give(segment, ip, taking) {
@@ -292,7 +294,9 @@ impl Steps {
         }
         let index = (self.start + self.done) % length;
         if self.chunk.is_empty() || index == 0 {
-            self.chunk = self.slots.chunk(index)?.into();
+            // Mostly one of the first will do.
+            let most = if self.done == 0 { FEW } else { MANY };
+            self.chunk = self.slots.chunk(index, most)?.into();
         }
         self.done += 1;
         Ok(self.chunk.pop_front().map(|hint| (index, hint)))

@@ -1,16 +1,15 @@
-//! Hearing of kernel events: waiting for a single one, and following all that concern the overlay.
+//! Following the kernel's events that concern the overlay.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
 
-use crate::link::{RTM_DELLINK, RTNLGRP_LINK};
+use crate::link::RTNLGRP_LINK;
 use crate::nft::NEW_GENERATION;
 use crate::route::PROTOCOL;
 use crate::socket::{HEADER_LEN, Header, Protocol};
-use crate::{socket as netlink, sys};
+use crate::sys;
 
 /// `RTNLGRP_…` (include/uapi/linux/rtnetlink.h): links, neighbours, addresses and routes of both families.
 const ROUTE_GROUPS: [i32; 6] = [RTNLGRP_LINK, 3, 5, 7, 9, 11];
@@ -20,45 +19,6 @@ const NFTABLES_GROUP: i32 = 7;
 const EVENT_BUFFER_LEN: usize = 32 * 1024;
 /// What may wait to be read, as the kernel counts: a burst of some thousand events.
 const RECEIVE_ROOM: i32 = 16 * 1024 * 1024;
-
-/// A socket that hears of one thing only.
-#[derive(Debug)]
-pub struct Events {
-    fd: OwnedFd,
-}
-
-impl Events {
-    /// Hears when the link with this index is gone: unlisted, its routes and addresses with it.
-    ///
-    /// # Errors
-    /// When the socket cannot be had.
-    pub fn link_gone(index: u32) -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let fd = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-        // Filtered before it subscribes: a busy node's other events never fill it.
-        sys::only_link_events(fd.as_fd(), RTM_DELLINK, index)?;
-        socket::bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        sys::set_option(fd.as_fd(), libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK)?;
-        Ok(Self { fd })
-    }
-
-    /// Waits for the event; `false` when `limit` passed first.
-    ///
-    /// # Errors
-    /// When the socket fails.
-    pub fn wait(&mut self, limit: Duration) -> io::Result<bool> {
-        netlink::set_receive_limit(&self.fd, limit.max(Duration::from_millis(1)))?;
-        let mut event = [0; 64];
-        loop {
-            match socket::recv(self.fd.as_raw_fd(), &mut event, MsgFlags::empty()) {
-                Ok(_) => return Ok(true),
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(nix::errno::Errno::EAGAIN) => return Ok(false),
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-}
 
 /// One event: a message that some process's request, or the kernel by itself, has caused.
 #[derive(Clone, Copy, Debug)]

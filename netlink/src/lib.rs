@@ -6,6 +6,7 @@
 
 pub mod addr;
 pub mod attributes;
+mod deletion;
 mod error;
 mod events;
 pub mod fdb;
@@ -18,6 +19,7 @@ pub mod rules;
 mod socket;
 pub mod sys;
 
+pub use deletion::{Deletion, Hearing, Word};
 pub use error::{Error, Result};
-pub use events::{Drained, Event, EventStream, Events};
-pub use socket::{Protocol, Request, Socket, packet_of};
+pub use events::{Drained, Event, EventStream};
+pub use socket::{Protocol, Request, Socket};

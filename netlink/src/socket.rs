@@ -15,7 +15,7 @@ use crate::sys;
 
 /// `struct nlmsghdr` (include/uapi/linux/netlink.h).
 pub(crate) const HEADER_LEN: usize = 16;
-const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_MULTI: u16 = 0x02;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -62,15 +62,6 @@ impl Request {
         message.emit(&mut payload);
         Self { kind, flags, payload }
     }
-}
-
-/// Requests as one packet with acknowledgements asked for, for a process that cannot use [`Socket`].
-pub fn packet_of<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Vec<u8> {
-    let mut packet = Vec::with_capacity(256);
-    for request in requests {
-        append_message(&mut packet, request, NLM_F_REQUEST | NLM_F_ACK, 1);
-    }
-    packet
 }
 
 /// An answer that is no acknowledgement: its type and the bytes behind the header.
@@ -265,7 +256,10 @@ impl Socket {
         self.append(&mut packet, request, NLM_F_REQUEST | NLM_F_DUMP);
         let sequence = self.sequence;
         self.send(&packet)?;
-        self.buffer.resize(DUMP_BUFFER_LEN, 0);
+        if self.buffer.len() < DUMP_BUFFER_LEN {
+            // Made anew, not grown: fresh zeroes need not be touched.
+            self.buffer = vec![0; DUMP_BUFFER_LEN];
+        }
         let mut list = Vec::new();
         let mut interrupted = false;
         while !self.receive(|header, body| {
@@ -348,7 +342,7 @@ impl Header {
     }
 }
 
-fn append_message(packet: &mut Vec<u8>, request: &Request, extra_flags: u16, sequence: u32) {
+pub(crate) fn append_message(packet: &mut Vec<u8>, request: &Request, extra_flags: u16, sequence: u32) {
     let length = HEADER_LEN + request.payload.len();
     packet.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
     packet.extend_from_slice(&request.kind.to_ne_bytes());
@@ -359,7 +353,7 @@ fn append_message(packet: &mut Vec<u8>, request: &Request, extra_flags: u16, seq
     packet.resize(packet.len().next_multiple_of(4), 0);
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
 

@@ -68,8 +68,10 @@ impl Job<'_, '_> {
         };
         let pair = Pair { veth, alias, port, ipv6: self.conf.link_has_ipv6() };
         let socket = self.kernel.socket()?;
+        // On a bridge without carrier nobody has the address yet, and a claim might be forgotten: it comes later.
         let claims = |bridge: &Link| veth::claims_on_bridge(bridge.index, plan, pod_mac);
-        let mut outcome = link::make(socket, &pair, bridge.map(claims).unwrap_or_default());
+        let before = bridge.filter(|bridge| bridge.carrier).map(claims).unwrap_or_default();
+        let mut outcome = link::make(socket, &pair, before);
         if let Err(Refusal::Exists(_)) = &outcome
             && let Some(left_over) = link::host_end_by_name(socket, &id)?
         {

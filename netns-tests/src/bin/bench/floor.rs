@@ -12,7 +12,7 @@ use weft_netlink::addr::{self, NewAddress};
 use weft_netlink::link::{self, Ipv4Setting, Mac, NewVeth, PortFlags};
 use weft_netlink::netns::Netns;
 use weft_netlink::route::{self, Route};
-use weft_netlink::{Events, Socket, neigh, packet_of};
+use weft_netlink::{Deletion, Hearing, Socket, Word, neigh};
 
 use crate::chain::{Attachment, Done, IFNAME};
 use crate::{Outcome, process, sys};
@@ -161,11 +161,9 @@ pub fn del(words: &[String]) -> Outcome<()> {
     let task = Task::parse(words)?;
     let mut host = Socket::route()?;
     let index = link::by_name(&mut host, task.host_name)?.ok_or("the host end is gone")?.index;
-    let mut events = Events::link_gone(index)?;
-    let sender = Socket::route()?;
-    sys::send_from_detached_child(sender.as_fd(), &packet_of([&link::delete(index)]))?;
-    drop(sender);
-    if !events.wait(GONE_LIMIT)? {
+    let deletion = Deletion::prepare(index, &[], Hearing::of_this_kernel())?;
+    sys::send_from_detached_child(deletion.sender(), deletion.packet())?;
+    if deletion.wait(GONE_LIMIT)? != Word::Gone {
         return Err("nothing was heard of the deletion".into());
     }
     if let Some(bridge) = task.bridge {

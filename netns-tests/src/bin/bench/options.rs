@@ -61,7 +61,7 @@ pub struct Effort {
 const FULL: Effort = Effort {
     pairs: 100,
     retakes: 20,
-    burst_pods: 96,
+    burst_pods: 192,
     burst_rounds: 3,
     starts: 200,
     growth_pods: 1000,
