@@ -49,6 +49,7 @@ pub fn add(
         deadline,
         pod: &mut pod,
         kernel,
+        host_mac: link::host_mac(attachment.id()),
         attachment,
         notes,
         avoid: Vec::new(),
@@ -116,6 +117,8 @@ struct Job<'a, 's> {
     pod: &'a mut Pod,
     kernel: HostKernel,
     attachment: Attachment<'s>,
+    /// The host end's.
+    host_mac: Mac,
     notes: &'a mut Vec<String>,
     avoid: Vec<IpAddr>,
     /// The device that this ADD put gateways on. They take packets only once it has a carrier.
@@ -166,7 +169,7 @@ impl<'s> Job<'_, 's> {
         record.host = Some(Host {
             name: id.host_name(),
             index: 0,
-            mac: link::host_mac(id).to_string(),
+            mac: self.host_mac.to_string(),
             alias: String::new(),
         });
         record.bridge = bridge.map(|link| Bridge { name: link.name.clone(), index: link.index });
@@ -217,7 +220,7 @@ impl<'s> Job<'_, 's> {
         if self.attachment.state().is_crowded() {
             sysctl::use_private_procfs();
         }
-        let mut host_mac = link::host_mac(&id);
+        let mut host_mac = self.host_mac;
         if let Mode::Veth = self.conf.mode {
             let host = found(self.kernel.socket()?)?;
             host_mac = host.mac.unwrap_or(host_mac);

@@ -83,8 +83,10 @@ impl fmt::Display for AttachmentId {
     }
 }
 
+/// Without the formatter, which would be a twentieth of an ADD's instructions.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 fn is_hex(text: &str, length: usize) -> bool {

@@ -98,8 +98,8 @@ pub(crate) fn attempt(
             attachment.write(record)?;
         }
     }
-    for (taken, pool) in record.addresses.iter().zip(pools) {
-        note_use(attachment.state(), taken, pool);
+    for (taken, search) in record.addresses.iter().zip(&searches) {
+        search.note_use(taken);
     }
     Ok(Attempt::Taken)
 }
@@ -219,6 +219,22 @@ impl Search<'_> {
         Ok(free.into_iter().map(|(_, candidate)| candidate).collect())
     }
 
+    /// Notes in the hints that the address is in use.
+    fn note_use(&self, taken: &TakenAddress) {
+        let Some((slot, index)) = &taken.slot else { return };
+        let found = self.pool.segments.iter().enumerate().find(|(_, segment)| segment.slot == *slot);
+        let Some((at, segment)) = found else { return };
+        match &self.stage {
+            // Open already.
+            Stage::Cool(Walk { segment, current: Some(steps) }) if *segment == at => steps.slots.note_use(*index),
+            _ => {
+                if let Ok(slots) = open_slots(self.attachment.state(), segment) {
+                    slots.note_use(*index);
+                }
+            }
+        }
+    }
+
     fn exhausted(&self, foreign: &Foreign) -> Attempt {
         let usage = usage(self.attachment.state(), self.pool, foreign).unwrap_or_default();
         let ranges = self.pool.describe();
@@ -314,14 +330,6 @@ fn candidate(segment: &Segment, ip: IpAddr) -> TakenAddress {
         gateway: segment.gateway,
         file: segment.file(ip),
         slot: index.map(|index| (segment.slot.clone(), index)),
-    }
-}
-
-fn note_use(state: &State, taken: &TakenAddress, pool: &Pool) {
-    let Some((slot, index)) = &taken.slot else { return };
-    let Some(segment) = pool.segments.iter().find(|segment| segment.slot == *slot) else { return };
-    if let Ok(slots) = Slots::open(state, slot, segment.len()) {
-        slots.note_use(*index);
     }
 }
 

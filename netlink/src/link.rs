@@ -1,6 +1,6 @@
 //! Links: veth pairs, bridges, and what is set on them. Each function names the `ip link` command it equals.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::str::FromStr;
@@ -66,8 +66,15 @@ pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        for (at, octet) in self.0.iter().enumerate() {
+            let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
+            if at > 0 {
+                f.write_char(':')?;
+            }
+            f.write_char(digit(octet >> 4))?;
+            f.write_char(digit(octet & 0xf))?;
+        }
+        Ok(())
     }
 }
 

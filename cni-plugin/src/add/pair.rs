@@ -59,7 +59,7 @@ impl Job<'_, '_> {
         };
         let veth = NewVeth {
             host_name: &host_name,
-            host_mac: link::host_mac(&id),
+            host_mac: self.host_mac,
             pod_name: self.call.attachment.ifname.as_str(),
             pod_mac,
             pod_netns: link::fd_of(self.pod.netns()),
