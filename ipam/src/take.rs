@@ -224,16 +224,13 @@ impl Search<'_> {
         let Some((slot, index)) = &taken.slot else { return };
         let found = self.pool.segments.iter().enumerate().find(|(_, segment)| segment.slot == *slot);
         let Some((at, segment)) = found else { return };
-        match &self.stage {
+        if let Stage::Cool(Walk { segment, current: Some(steps) }) = &self.stage
+            && *segment == at
+        {
             // Open already.
-            Stage::Cool(Walk { segment, current: Some(steps) }) if *segment == at => {
-                steps.slots.note_use(*index)
-            }
-            _ => {
-                if let Ok(slots) = open_slots(self.attachment.state(), segment) {
-                    slots.note_use(*index);
-                }
-            }
+            steps.slots.note_use(*index);
+        } else if let Ok(slots) = open_slots(self.attachment.state(), segment) {
+            slots.note_use(*index);
         }
     }
 
