@@ -1,0 +1,11 @@
+//! A WireGuard device in user space: `boringtun`'s protocol engine on a data path of our own, which takes large
+//! packets from the kernel and gives large packets back.
+
+pub mod allowed;
+pub mod checksum;
+pub mod headers;
+pub mod merge;
+pub mod offload;
+pub mod split;
+#[cfg(test)]
+mod testing;
