@@ -385,3 +385,6 @@ fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
