@@ -26,13 +26,13 @@ setup: ## Install what this machine lacks (as root), and say what
 # The plugins run at a fixed address: each of their starts would otherwise begin by writing a thousand pointers, a
 # twentieth of an ADD or DEL (ARCHITECTURE.md, "Decisions"). The daemon, which lives on, stays position independent.
 FIXED      := -C relocation-model=static
-build: ## Build weft, weft-ipam, weftd and the tests' podtool: static, optimised
+build: ## Build weft, weft-ipam, weftd, weft-wg and the tests' podtool: static, optimised
 	cargo rustc --release --target $(TARGET) -p weft --bin weft -- $(FIXED)
 	cargo rustc --release --target $(TARGET) -p weft-ipam --bin weft-ipam -- $(FIXED)
 	cargo build --release --target $(TARGET) -p podtool
-	cargo build --profile daemon --target $(TARGET) -p weftd
-	@install -m 755 $(TARGET_DIR)/$(TARGET)/daemon/weftd $(BIN_DIR)/weftd
-	@ls -l $(addprefix $(BIN_DIR)/,weft weft-ipam weftd podtool)
+	cargo build --profile daemon --target $(TARGET) -p weftd -p weft-wg
+	@install -m 755 $(addprefix $(TARGET_DIR)/$(TARGET)/daemon/,weftd weft-wg) $(BIN_DIR)
+	@ls -l $(addprefix $(BIN_DIR)/,weft weft-ipam weftd weft-wg podtool)
 
 demo: setup build ## Run a cluster of three nodes with pods, stop etcd and weftd under it, remove it all (ARGS=--one-node: one node)
 	cargo run -p netns-tests --bin demo -- --bin-dir $(BIN_DIR) $(ARGS)

@@ -89,6 +89,11 @@ fn probe() -> Result<(), String> {
     ["ip", "bridge", "tc", "nft", "ping"].iter().try_for_each(|tool| installed(tool))
 }
 
+/// Whether a program is in the PATH.
+pub fn has_command(tool: &str) -> bool {
+    installed(tool).is_ok()
+}
+
 pub(crate) fn installed(tool: &str) -> Result<(), String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()) {

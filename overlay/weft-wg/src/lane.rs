@@ -36,6 +36,8 @@ pub struct Lost {
 /// The descriptors and buffers of the data path.
 pub struct Lane {
     tun: Tun,
+    /// Of the interface, as it was at the last tick: padding must not make a datagram larger than a full packet's.
+    mtu: usize,
     v4: Option<Udp>,
     v6: Option<Udp>,
     from_tun: Vec<u8>,
@@ -62,8 +64,10 @@ struct Train {
 impl Lane {
     /// Of an interface; the sockets come later.
     pub fn new(tun: Tun) -> Self {
+        let mtu = tun.mtu().unwrap_or(0);
         Self {
             tun,
+            mtu,
             v4: None,
             v6: None,
             from_tun: vec![0; HEADER_LEN + LARGEST],
@@ -127,7 +131,7 @@ impl Lane {
             self.train.to = Some(to);
         }
         while let Some(length) = segments.next_into(&mut self.segment) {
-            let padded = length.next_multiple_of(PADDING);
+            let padded = padded(length, self.mtu);
             if let Some(padding) = self.segment.get_mut(length..padded) {
                 padding.fill(0);
             }
@@ -209,6 +213,8 @@ impl Lane {
 
     /// What is due by time.
     pub fn tick(&mut self, device: &mut Device, now: std::time::Instant) {
+        // It is asked for, as nothing tells of its changes here; the interface may just be going.
+        self.mtu = self.tun.mtu().unwrap_or(self.mtu);
         let (v4, v6, lost) = (&self.v4, &self.v6, &mut self.lost);
         device.tick(now, &mut self.reply, |to, datagram| {
             if let Some(socket) = if to.is_ipv4() { v4 } else { v6 } {
@@ -258,6 +264,11 @@ impl Train {
     }
 }
 
+/// What a packet's length is made, so that it says less (WireGuard, 5.4.6), without passing the MTU.
+fn padded(length: usize, mtu: usize) -> usize {
+    length.next_multiple_of(PADDING).min(mtu.max(length))
+}
+
 fn of_family<'a>(
     v4: &'a Option<Udp>,
     v6: &'a Option<Udp>,
@@ -269,5 +280,15 @@ fn of_family<'a>(
 fn answer(socket: &Udp, to: SocketAddr, datagram: &[u8], lost: &mut Lost) {
     if socket.send(to, datagram, datagram.len()).is_err() {
         lost.unsent += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_stops_at_the_mtu() {
+        assert_eq!([1, 16, 1400, 1420, 1421].map(|length| padded(length, 1420)), [16, 16, 1408, 1420, 1421]);
     }
 }

@@ -3,14 +3,16 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// include/uapi/linux/if_tun.h
 const TUNSETIFF: u64 = 0x4004_54ca;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+const TUNGETIFF: u64 = 0x8004_54d2;
 const IFF_TUN: u16 = 0x0001;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
@@ -27,10 +29,20 @@ struct Interface {
     rest: [u8; 22],
 }
 
+/// `struct ifreq` with `ifr_mtu`.
+#[repr(C)]
+struct WithMtu {
+    name: [u8; 16],
+    mtu: libc::c_int,
+    rest: [u8; 20],
+}
+
 /// An open TUN interface. It goes when this is dropped.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
+    /// To ask for the MTU with.
+    asks: OwnedFd,
     /// The kernel hands UDP over in large packets, too.
     pub cuts_udp: bool,
 }
@@ -57,7 +69,24 @@ impl Tun {
         if !cuts_udp {
             offload(OFFLOAD_CHECKSUM | OFFLOAD_TSO)?;
         }
-        Ok(Self { file, cuts_udp })
+        let asks = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        Ok(Self { file, asks, cuts_udp })
+    }
+
+    /// The interface's MTU, whatever it is called now.
+    ///
+    /// # Errors
+    /// EBADFD or ENODEV when it was deleted.
+    pub fn mtu(&self) -> io::Result<usize> {
+        let mut found = Interface { name: [0; 16], flags: 0, rest: [0; 22] };
+        // SAFETY: the argument is a `struct ifreq` that lives across the call.
+        check(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNGETIFF as libc::Ioctl, &raw mut found) })?;
+        let mut asked = WithMtu { name: found.name, mtu: 0, rest: [0; 20] };
+        // SAFETY: as above.
+        check(unsafe {
+            libc::ioctl(self.asks.as_raw_fd(), libc::SIOCGIFMTU as libc::Ioctl, &raw mut asked)
+        })?;
+        Ok(usize::try_from(asked.mtu).unwrap_or(0))
     }
 
     /// The next packet behind its header; `None` when there is none now.
