@@ -1,6 +1,7 @@
 //! `weft-wg` as a device: configured by `wg(8)`, beside `wireguard-go`, which nobody here wrote.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
+#![expect(clippy::print_stderr, reason = "what was not run is said aloud")]
 
 use std::io::{Read, Write};
 use std::net::IpAddr;

@@ -84,6 +84,7 @@ impl<P: Copy + PartialEq> Allowed<P> {
     pub fn of_peer(&self, peer: P) -> Vec<Prefix> {
         let mut prefixes: Vec<Prefix> = Vec::new();
         for ((v4, length), table) in &self.tables {
+            #[expect(clippy::disallowed_methods, reason = "sorted below")]
             let own = table.iter().filter(|(_, owner)| **owner == peer);
             prefixes.extend(own.map(|(bits, _)| Prefix { v4: *v4, bits: *bits, length: *length }));
         }

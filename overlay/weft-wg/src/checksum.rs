@@ -8,7 +8,7 @@ pub struct Sum(u64);
 impl Sum {
     /// Adds bytes that begin at an even offset of what is summed up; a last odd byte is followed by a zero.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         let (words, rest) = bytes.as_chunks::<8>();
         let mut sum = self.0;
         let mut carries = 0;
@@ -26,7 +26,7 @@ impl Sum {
 
     /// Adds one word as it stands on the wire.
     #[must_use]
-    pub fn add_word(self, word: u16) -> Self {
+    pub fn with_word(self, word: u16) -> Self {
         Self(add_carrying(self.0, u64::from(u16::from_ne_bytes(word.to_be_bytes()))))
     }
 
@@ -74,16 +74,16 @@ mod tests {
 
     #[test]
     fn the_example_of_the_rfc() {
-        let sum = Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        let sum = Sum::default().with(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.folded(), [0xdd, 0xf2]);
     }
 
     proptest! {
         #[test]
         fn sums_are_those_of_the_plain_way(bytes in prop::collection::vec(any::<u8>(), 0..3000), cut in 0usize..1500) {
-            prop_assert_eq!(Sum::default().add(&bytes).checksum(), plain(&bytes));
+            prop_assert_eq!(Sum::default().with(&bytes).checksum(), plain(&bytes));
             let cut = (cut * 2).min(bytes.len() & !1);
-            let in_parts = Sum::default().add(&bytes[..cut]).add(&bytes[cut..]);
+            let in_parts = Sum::default().with(&bytes[..cut]).with(&bytes[cut..]);
             prop_assert_eq!(in_parts.checksum(), plain(&bytes));
         }
 
@@ -92,7 +92,7 @@ mod tests {
             let even = &bytes[..bytes.len() & !1];
             let mut longer = even.to_vec();
             longer.extend(word.to_be_bytes());
-            prop_assert_eq!(Sum::default().add(even).add_word(word).checksum(), plain(&longer));
+            prop_assert_eq!(Sum::default().with(even).with_word(word).checksum(), plain(&longer));
         }
     }
 }

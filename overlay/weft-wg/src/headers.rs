@@ -99,8 +99,8 @@ impl Layout {
     /// The sum of the pseudo header for `length` bytes from the transport header on.
     pub fn pseudo_header(&self, packet: &[u8], length: usize) -> Sum {
         let addresses = if self.v4 { 12..20 } else { 8..40 };
-        let sum = Sum::default().add(packet.get(addresses).unwrap_or_default());
-        sum.add_word(u16::from(self.transport.number())).add_word(length_16(length))
+        let sum = Sum::default().with(packet.get(addresses).unwrap_or_default());
+        sum.with_word(u16::from(self.transport.number())).with_word(length_16(length))
     }
 }
 
@@ -124,7 +124,7 @@ pub fn seal_ip(packet: &mut [u8], v4: bool, header_len: usize) {
     if v4 {
         put(packet, 2, length_16(total).to_be_bytes());
         put(packet, 10, [0; 2]);
-        let sum = Sum::default().add(packet.get(..header_len).unwrap_or_default());
+        let sum = Sum::default().with(packet.get(..header_len).unwrap_or_default());
         put(packet, 10, sum.checksum());
     } else {
         put(packet, 4, length_16(total.saturating_sub(IPV6_LEN)).to_be_bytes());

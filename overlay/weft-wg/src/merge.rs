@@ -167,7 +167,7 @@ impl Group {
         if layout.v4 {
             put(first, 2, crate::headers::length_16(self.length).to_be_bytes());
             put(first, 10, [0; 2]);
-            let sum = Sum::default().add(first.get(..at).unwrap_or_default());
+            let sum = Sum::default().with(first.get(..at).unwrap_or_default());
             put(first, 10, sum.checksum());
         } else {
             put(first, 4, crate::headers::length_16(self.length - at).to_be_bytes());
@@ -249,9 +249,9 @@ fn candidate(packet: &[u8]) -> Option<Layout> {
             Transport::Udp => half(packet, at + 6) != 0,
         };
     let header_intact =
-        |packet: &[u8]| !layout.v4 || Sum::default().add(packet.get(..at).unwrap_or_default()).is_intact();
+        |packet: &[u8]| !layout.v4 || Sum::default().with(packet.get(..at).unwrap_or_default()).is_intact();
     let transport = packet.get(at..)?;
-    let intact = || layout.pseudo_header(packet, transport.len()).add(transport).is_intact();
+    let intact = || layout.pseudo_header(packet, transport.len()).with(transport).is_intact();
     (fit && header_intact(packet) && intact()).then_some(layout)
 }
 

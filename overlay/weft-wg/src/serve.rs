@@ -52,15 +52,11 @@ pub fn serve(interface: &str) -> io::Result<()> {
 }
 
 fn about(what: &str, error: &io::Error) -> io::Error {
-    let hint = match error.kind() {
-        io::ErrorKind::NotFound => {
-            "; is there a /dev/net/tun? (modprobe tun, or mount it into the container)"
-        }
-        io::ErrorKind::PermissionDenied => "; this needs CAP_NET_ADMIN",
-        io::ErrorKind::ResourceBusy => "; another program has it open",
-        io::ErrorKind::InvalidInput => {
-            "; a name has 1 to 15 bytes, and the interface must not exist as another kind"
-        }
+    let hint = match error.raw_os_error() {
+        Some(libc::ENOENT) => "; is there a /dev/net/tun? (modprobe tun, or mount it into the container)",
+        Some(libc::EPERM | libc::EACCES) => "; this needs CAP_NET_ADMIN",
+        Some(libc::EBUSY) => "; another program has it open",
+        Some(libc::EINVAL) => "; a name has 1 to 15 bytes, and no interface of another kind may have it",
         _ => "",
     };
     io::Error::new(error.kind(), format!("{what}: {error}{hint}"))

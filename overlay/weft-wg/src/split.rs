@@ -138,7 +138,7 @@ fn copy(packet: &[u8], out: &mut [u8]) -> Option<usize> {
 /// Completes the checksum at `offset` of what begins with the transport header. The field holds the sum of the pseudo
 /// header. A checksum of zero is written as its other form, which UDP demands and TCP permits (RFC 768).
 fn complete(from_transport: &mut [u8], offset: usize) {
-    let checksum = match Sum::default().add(from_transport).checksum() {
+    let checksum = match Sum::default().with(from_transport).checksum() {
         [0, 0] => [0xff, 0xff],
         other => other,
     };

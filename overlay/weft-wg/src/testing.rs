@@ -91,7 +91,7 @@ impl Build {
     pub fn whole(&self) -> Vec<u8> {
         let mut packet = self.for_offload();
         let at = self.transport_at();
-        let sum = Sum::default().add(&packet[at..]).checksum();
+        let sum = Sum::default().with(&packet[at..]).checksum();
         let sum = if sum == [0, 0] { [0xff, 0xff] } else { sum };
         put(&mut packet, at + self.transport.checksum_offset(), sum);
         packet
@@ -102,6 +102,6 @@ impl Build {
 pub fn is_sound(packet: &[u8]) -> bool {
     let Some(layout) = Layout::of_plain(packet) else { return false };
     let transport = &packet[layout.transport_at..];
-    let ip = !layout.v4 || Sum::default().add(&packet[..IPV4_LEN]).is_intact();
-    ip && layout.pseudo_header(packet, transport.len()).add(transport).is_intact()
+    let ip = !layout.v4 || Sum::default().with(&packet[..IPV4_LEN]).is_intact();
+    ip && layout.pseudo_header(packet, transport.len()).with(transport).is_intact()
 }

@@ -179,6 +179,7 @@ mod mmsg {
     type Control = [u64; 4];
 
     /// Fills the buffers, as many as there are datagrams or trains of them, and tells of each.
+    #[expect(clippy::cast_possible_truncation, reason = "sizes of small structures")]
     pub fn receive(
         socket: BorrowedFd<'_>,
         buffers: &mut [Vec<u8>],
