@@ -10,11 +10,12 @@ mod batch;
 mod expression;
 mod uapi;
 
+use std::net::IpAddr;
 use std::slice;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
-pub use self::batch::{Batch, generation};
+pub use self::batch::{Batch, generation, next_generation};
 pub use self::expression::{Comparison, Expression, Header, Meta, Register, RouteFact};
 use self::uapi::*;
 use crate::attributes::{self, Attributes};
@@ -88,11 +89,22 @@ pub struct Set {
     pub host_order: bool,
 }
 
+/// A key as the kernel stores it: no allocation of its own, as sets have thousands of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    // What is unused is zero, so that the order is that of the bytes.
+    bytes: [u8; KEY_ROOM],
+    length: u8,
+}
+
+/// The longest key of our sets: an IPv6 address, an interface name.
+const KEY_ROOM: usize = 16;
+
 /// One end of an interval, or one single key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
-    /// The key as the kernel stores it.
-    pub key: Vec<u8>,
+    /// The key.
+    pub key: Key,
     /// Whether it opens something. An interval set holds for each range a start and, unless the range reaches the
     /// highest key, the first key behind it with NFT_SET_ELEM_INTERVAL_END. Orders ends before starts of one key.
     pub start: bool,
@@ -113,14 +125,44 @@ pub struct FoundChain {
     pub drops: bool,
 }
 
+impl Key {
+    /// `None` for more bytes than any key of our sets has.
+    pub fn new(key: &[u8]) -> Option<Self> {
+        let mut bytes = [0; KEY_ROOM];
+        bytes.get_mut(..key.len())?.copy_from_slice(key);
+        Some(Self { bytes, length: u8::try_from(key.len()).ok()? })
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+impl<const LENGTH: usize> From<[u8; LENGTH]> for Key {
+    fn from(key: [u8; LENGTH]) -> Self {
+        const { assert!(LENGTH <= KEY_ROOM, "no key is that long") };
+        Self::new(&key).unwrap_or(Self { bytes: [0; KEY_ROOM], length: 0 })
+    }
+}
+
+impl From<IpAddr> for Key {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => address.octets().into(),
+            IpAddr::V6(address) => address.octets().into(),
+        }
+    }
+}
+
 impl Element {
     /// A single key, or the first key of an interval.
-    pub fn start(key: Vec<u8>) -> Self {
+    pub fn start(key: Key) -> Self {
         Self { key, start: true }
     }
 
     /// The first key behind an interval.
-    pub fn end(key: Vec<u8>) -> Self {
+    pub fn end(key: Key) -> Self {
         Self { key, start: false }
     }
 }
@@ -220,7 +262,7 @@ impl Table {
     fn elements(self, kind: u16, flags: u16, set: &str, list: &[Element]) -> impl Iterator<Item = Request> {
         list.chunks(ELEMENTS_PER_MESSAGE).map(move |part| {
             let part = part.iter().fold(Attributes::new(), |all, element| {
-                let key = expression::value(&element.key);
+                let key = expression::value(element.key.as_bytes());
                 let encoded = Attributes::new();
                 let encoded = match element.start {
                     true => encoded,
@@ -301,7 +343,7 @@ fn parse_elements(body: &[u8]) -> Vec<Element> {
     let attributes = body.get(ANSWER_HEADER_LEN..).unwrap_or_default();
     let list = attributes::find(attributes, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
     let parse = |element: &[u8]| {
-        let key = attributes::find(attributes::find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?.to_vec();
+        let key = Key::new(attributes::find(attributes::find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?)?;
         let flags = attributes::number(element, NFTA_SET_ELEM_FLAGS).unwrap_or(0);
         Some(Element { key, start: flags & NFT_SET_ELEM_INTERVAL_END == 0 })
     };

@@ -80,24 +80,61 @@ impl Schema {
     }
 }
 
+/// What came of [`transact`].
+struct Transaction<T> {
+    /// What the batch was made from.
+    observed: T,
+    /// Of which generation that is.
+    generation: u32,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// There was nothing to do.
+    Nothing,
+    /// Committed, and nobody came in between.
+    Guarded,
+    /// Committed, whatever others did meanwhile.
+    Unguarded,
+}
+
 /// Commits what `plan` makes of what `observe` sees, again from the start whenever another writer came in between.
 /// Says whether anything was changed.
 fn commit<T: PartialEq>(
     socket: &mut Socket,
-    mut observe: impl FnMut(&mut Socket) -> Result<T>,
+    observe: impl FnMut(&mut Socket) -> Result<T>,
     plan: impl Fn(&T) -> Batch,
 ) -> Result<bool> {
+    Ok(transact(socket, None, observe, plan)?.outcome != Outcome::Nothing)
+}
+
+/// The same, beginning with what is known already, and of which generation. `plan` is called once for each attempt.
+fn transact<T: PartialEq>(
+    socket: &mut Socket,
+    mut known: Option<(u32, T)>,
+    mut observe: impl FnMut(&mut Socket) -> Result<T>,
+    mut plan: impl FnMut(&T) -> Batch,
+) -> Result<Transaction<T>> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let (generation, observed) = settled(socket, &mut observe)?;
+        let (generation, observed) = match known.take() {
+            Some(known) => known,
+            None => settled(socket, &mut observe)?,
+        };
         let batch = plan(&observed);
         if batch.is_empty() {
-            return Ok(false);
+            return Ok(Transaction { observed, generation, outcome: Outcome::Nothing });
         }
-        match batch.commit(socket, (attempt <= GUARDED_ATTEMPTS).then_some(generation)) {
+        let guard = (attempt <= GUARDED_ATTEMPTS).then_some(generation);
+        match batch.commit(socket, guard) {
             Err(error) if attempt < ATTEMPTS && OVERTAKEN.contains(&error.errno) => {}
-            outcome => return outcome.map(|()| true),
+            Err(error) => return Err(error),
+            Ok(()) => {
+                let outcome = if guard.is_some() { Outcome::Guarded } else { Outcome::Unguarded };
+                return Ok(Transaction { observed, generation, outcome });
+            }
         }
     }
 }

@@ -72,13 +72,14 @@ type Answer<'a> = (u16, &'a [u8]);
 pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
+    received: u64,
     buffer: Vec<u8>,
 }
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open(protocol: Protocol) -> Result<Self> {
-        Ok(Self { fd: open_fd(protocol)?, sequence: 0, buffer: Vec::new() })
+        Ok(Self { fd: open_fd(protocol)?, sequence: 0, received: 0, buffer: Vec::new() })
     }
 
     /// Opens a route socket in the calling thread's network namespace.
@@ -194,6 +195,11 @@ impl Socket {
         self.sequence
     }
 
+    /// How many bytes of answers came so far: a list is one request, however long it is.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     /// The number by which the kernel names this socket in the events that its requests cause.
     pub fn port_id(&self) -> Result<u32> {
         let address: NetlinkAddr =
@@ -300,6 +306,7 @@ impl Socket {
             self.buffer = vec![0; BUFFER_LEN];
         }
         let length = receive_datagram(&self.fd, &mut self.buffer)?;
+        self.received += length as u64;
         let mut rest = self.buffer.get(..length).unwrap_or_default();
         let mut done = false;
         while rest.len() >= HEADER_LEN {

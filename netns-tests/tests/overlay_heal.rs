@@ -22,7 +22,7 @@ use netns_tests::{Inside, Node, lab, require, wait_for, wait_until};
 use weft_netlink::link::{self, Mac};
 use weft_netlink::rules::{Interval, Masquerade, ensure_masquerade};
 use weft_netlink::{EventStream, Protocol, Socket, route};
-use weft_overlay::wanted::{Backend, Direct, Peer, Wanted};
+use weft_overlay::wanted::{Backend, Changed, Direct, Peer, Wanted};
 use weft_overlay::{DataPlane, Setup};
 
 /// Within this, what others deleted is back.
@@ -266,6 +266,38 @@ fn one_peer_costs_its_own_objects_and_no_more() {
     member.want(before);
     // A neighbour first fails, then is gone.
     assert_eq!(heard(), (4, 0), "the same again, backwards");
+}
+
+/// With plain routes a node that moves changes a set of the packet rules, which has an element for each node: it is not
+/// read back for that.
+#[test]
+fn a_node_that_moves_costs_the_same_in_a_cluster_of_any_size() {
+    if !require() {
+        return;
+    }
+    let mut world = World::new(lab!(), Families::V4);
+    let few = world.wanted(0, Backend::Routes, Direct::Never);
+    let member = &mut world.members[0];
+    member.node.run(["ip", "address", "add", "10.200.0.1/16", "dev", "wire0"]);
+    member.start();
+    let hops = |member: &Member| {
+        let listing = member.node.run(["nft", "list", "set", "inet", "weft", "cluster-via4"]);
+        String::from_utf8_lossy(&listing.stdout).matches("10.200.").count()
+    };
+    let mut costs = Vec::new();
+    for size in [20, 1_000] {
+        let mut wanted = many(&few, size);
+        let before = member.want(wanted.clone());
+        assert_eq!(hops(member), usize::from(size));
+        let mut moved = (*wanted.peers["n7"]).clone();
+        moved.published = vec!["10.200.99.7/16".parse().unwrap()];
+        wanted.peers.insert("n7".into(), Arc::new(moved));
+        let after = member.want_changed(wanted, Changed::Peers(vec!["n7".into()]));
+        costs.push((after.requests - before.requests, after.received - before.received));
+        assert_eq!(hops(member), usize::from(size), "the old one is gone, the new one is there");
+    }
+    println!("requests and bytes of answers: {costs:?}");
+    assert_eq!(costs[0], costs[1]);
 }
 
 /// Another MTU, another address of the underlay: noticed at once, all that depends on it follows.

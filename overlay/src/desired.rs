@@ -119,7 +119,9 @@ impl Desired {
         }
         self.findings.extend(new.findings);
         let mut rules = old.unseen != new.unseen;
-        self.rules.unseen.retain(|interval| !old.unseen.contains(interval));
+        for interval in &old.unseen {
+            self.rules.unseen.remove(interval);
+        }
         self.rules.unseen.extend(new.unseen);
         rules |= self.change_hops(&old.next_hops, &new.next_hops);
         Change::Done { keys, rules }

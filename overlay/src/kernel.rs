@@ -83,6 +83,11 @@ impl Kernel {
         u64::from(self.route.requests()) + u64::from(self.rules.requests())
     }
 
+    /// How many bytes the kernel answered so far.
+    pub fn received(&self) -> u64 {
+        self.route.received() + self.rules.received()
+    }
+
     /// Reads what the kernel has.
     ///
     /// # Errors

@@ -209,6 +209,7 @@ impl Reconciler {
             findings,
             healed: self.healed,
             requests: self.kernel.requests(),
+            received: self.kernel.received(),
             underlay: report::underlay(&self.underlay),
             pod_mtu: self.desired.pod_mtu,
             may_remove,

@@ -22,6 +22,8 @@ pub struct PlaneReport {
     pub healed: u64,
     /// Requests that the kernel was sent, since the start: what a change costs must not grow with the cluster.
     pub requests: u64,
+    /// Bytes that the kernel answered, since the start: a list is one request, however long it is.
+    pub received: u64,
     /// How other nodes are reached.
     pub underlay: Vec<UnderlayReport>,
     /// The MTU that pods should have.

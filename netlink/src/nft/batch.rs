@@ -57,6 +57,11 @@ pub fn generation(socket: &mut Socket) -> Result<u32> {
     answer.flatten().ok_or_else(|| Error::malformed("no generation id"))
 }
 
+/// The number that the next transaction will have. The kernel skips 0.
+pub fn next_generation(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
+}
+
 /// BATCH_BEGIN or BATCH_END: `struct nfgenmsg` with the subsystem as `res_id`, in network byte order.
 fn delimiter(kind: u16, attributes: &Attributes) -> Request {
     let mut payload = vec![0, 0];

@@ -75,8 +75,8 @@ pub(super) fn merge(mut intervals: Vec<Interval>) -> Vec<Interval> {
 pub(super) fn elements(intervals: &[Interval]) -> Vec<Element> {
     let pair = |interval: &Interval| {
         [
-            Some(Element::start(key(interval.first))),
-            successor(interval.last).map(|next| Element::end(key(next))),
+            Some(Element::start(interval.first.into())),
+            successor(interval.last).map(|next| Element::end(next.into())),
         ]
     };
     intervals.iter().flat_map(pair).flatten().collect()
@@ -89,22 +89,14 @@ pub(super) fn intervals(elements: &[Element]) -> Vec<Interval> {
     let starts = elements.iter().zip(next_keys).filter(|(element, _)| element.start);
     starts
         .filter_map(|(element, next)| {
-            let first = address(&element.key)?;
+            let first = address(element.key.as_bytes())?;
             let last = match next {
-                Some(next) => predecessor(address(&next.key)?)?,
+                Some(next) => predecessor(address(next.key.as_bytes())?)?,
                 None => highest(first),
             };
             Interval::new(first, last)
         })
         .collect()
-}
-
-/// An address as a set stores it.
-pub(super) fn key(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 fn address(key: &[u8]) -> Option<IpAddr> {

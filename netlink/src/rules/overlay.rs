@@ -6,15 +6,17 @@
 //! hash of its own encoding: by it a chain is compared without understanding it.
 
 mod chains;
+mod difference;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use self::chains::{CHAINS, comment, comments};
+use self::chains::{CHAINS, Chain, comment, comments};
+use self::difference::Difference;
 use super::interval::{self, Interval};
-use super::{TABLE_NAME, commit};
+use super::{Outcome, TABLE_NAME, Transaction, commit, settled, transact};
 use crate::error::Result;
-use crate::nft::{self, Batch, Element, Family, Set, Table};
+use crate::nft::{self, Batch, Element, Family, Key, Set, Table};
 use crate::socket::Socket;
 
 const TABLE: Table = Table { family: Family::Inet, name: TABLE_NAME };
@@ -32,16 +34,16 @@ pub struct Overlay {
     /// Next hops that lead to other nodes on a link.
     pub next_hops: BTreeSet<IpAddr>,
     /// Blocks whose next hop the rules cannot see (IPv4 by way of an IPv6 address).
-    pub unseen: Vec<Interval>,
+    pub unseen: BTreeSet<Interval>,
     /// Links that lead out of the node: by these, packets for the cluster leave only to `next_hops`.
     pub outside: BTreeSet<String>,
 }
 
-/// What the kernel has of it. To be kept between calls: while nobody else commits, nothing is read again.
+/// What the kernel has of it, and as of which generation of its rules. To be kept between calls: while nobody else
+/// commits, nothing is read again, so that one next hop costs the same beside five thousand others as beside five.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverlayState {
-    generation: Option<u32>,
-    found: Found,
+    known: Option<(u32, Found)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +51,17 @@ struct Found {
     table: bool,
     /// Chains whose rules are exactly ours.
     intact: BTreeSet<&'static str>,
+    /// Those that are there, with their elements, ascending.
     sets: BTreeMap<&'static str, Vec<Element>>,
+}
+
+/// What turns one [`Found`] into what is wanted.
+#[derive(Default)]
+struct Change {
+    table: bool,
+    sets: Vec<(&'static Set, u32)>,
+    chains: Vec<&'static Chain>,
+    elements: Vec<(&'static Set, Difference)>,
 }
 
 /// `TYPE_IPADDR`, `TYPE_IP6ADDR`, `TYPE_IFNAME` (nftables, include/datatype.h).
@@ -89,21 +101,42 @@ pub fn ensure_overlay(
     wanted: &Overlay,
     may_remove: bool,
 ) -> Result<bool> {
-    if state.generation != Some(nft::generation(socket)?) {
-        *state = OverlayState::default();
-    }
-    let known = state.generation.map(|_| state.found.clone());
-    state.generation = None;
-    let mut first = known;
-    let observe = |socket: &mut Socket| match first.take() {
-        Some(found) => Ok(found),
-        None => observe(socket),
-    };
-    let changed = commit(socket, observe, |found| plan(found, wanted, may_remove))?;
-    // Read again what was committed: cheap beside the commit, and true.
-    let (generation, found) = super::settled(socket, self::observe)?;
-    *state = OverlayState { generation: Some(generation), found };
+    let now = nft::generation(socket)?;
+    // Whatever goes wrong from here on, nothing is known any more.
+    let known = state.known.take().filter(|(generation, _)| *generation == now);
+    let mut change = Change::default();
+    let made = transact(socket, known, observe, |found| {
+        change = Change::between(found, wanted, may_remove);
+        change.batch()
+    })?;
+    let changed = made.outcome != Outcome::Nothing;
+    state.known = Some(match learn(socket, made, &change)? {
+        Some(known) => known,
+        // Read again what was committed: true, whatever happened.
+        None => settled(socket, observe)?,
+    });
     Ok(changed)
+}
+
+/// What the kernel has after a transaction, if that is certain without reading it: elements of sets changed and nothing
+/// else, on exactly what was known, and the next generation is that of this very transaction. A transaction that the
+/// kernel takes for an empty one makes no generation: then something is not as it was thought to be.
+fn learn(socket: &mut Socket, made: Transaction<Found>, change: &Change) -> Result<Option<(u32, Found)>> {
+    let Transaction { observed: mut found, generation, outcome } = made;
+    match outcome {
+        Outcome::Nothing => return Ok(Some((generation, found))),
+        Outcome::Unguarded => return Ok(None),
+        Outcome::Guarded if change.is_structural() => return Ok(None),
+        Outcome::Guarded => {}
+    }
+    let next = nft::next_generation(generation);
+    if nft::generation(socket)? != next {
+        return Ok(None);
+    }
+    for (set, difference) in &change.elements {
+        difference.apply(found.sets.entry(set.name).or_default());
+    }
+    Ok(Some((next, found)))
 }
 
 /// Removes both of Weft's tables, with what plugins put into them. Absent is no error.
@@ -139,91 +172,87 @@ fn observe(socket: &mut Socket) -> Result<Found> {
     Ok(found)
 }
 
-/// Pure.
-fn plan(found: &Found, wanted: &Overlay, may_remove: bool) -> Batch {
-    let mut batch = Batch::new();
-    let broken: Vec<_> = CHAINS.iter().filter(|chain| !found.intact.contains(chain.base.name)).collect();
-    if !found.table {
-        batch.extend([TABLE.create(super::COMMENT, netlink_packet_core::NLM_F_EXCL)]);
-    }
-    for (set, id) in SETS.iter().zip(100..) {
-        if !found.sets.contains_key(set.name) {
-            batch.extend([TABLE.create_set(set, id)]);
+impl Change {
+    /// Pure. Without `may_remove` elements only come.
+    fn between(found: &Found, wanted: &Overlay, may_remove: bool) -> Self {
+        let mut change = Self { table: !found.table, ..Self::default() };
+        change.sets = SETS.iter().zip(100..).filter(|(set, _)| !found.sets.contains_key(set.name)).collect();
+        change.chains = CHAINS.iter().filter(|chain| !found.intact.contains(chain.base.name)).collect();
+        for (set, elements) in SETS.iter().zip(wanted.elements()) {
+            let held = found.sets.get(set.name).map_or(&[][..], Vec::as_slice);
+            let difference = if set.interval {
+                Difference::of_intervals(held, &elements, may_remove)
+            } else {
+                Difference::of_keys(held, &elements, may_remove)
+            };
+            change.elements.extend((!difference.is_empty()).then_some((set, difference)));
         }
+        change
     }
-    for chain in broken {
-        batch.extend([TABLE.create_chain(&chain.base), TABLE.flush_chain(chain.base.name)]);
-        batch.extend(
-            chain
-                .rules
-                .iter()
-                .map(|rule| TABLE.add_commented_rule(chain.base.name, rule(), &comment(&rule()))),
-        );
-    }
-    for (set, mut elements) in wanted.elements() {
-        elements.sort();
-        let held = found.sets.get(set).map_or(&[][..], Vec::as_slice);
-        if held == elements {
-            continue;
-        }
-        change(&mut batch, set, held, &elements, may_remove);
-    }
-    batch
-}
 
-/// Elements of a set by difference; an interval set's as whole intervals.
-fn change(batch: &mut Batch, set: &str, held: &[Element], wanted: &[Element], may_remove: bool) {
-    if SETS.iter().any(|known| known.name == set && !known.interval) {
-        let missing: Vec<_> = wanted.iter().filter(|one| held.binary_search(one).is_err()).cloned().collect();
-        let extra: Vec<_> = held.iter().filter(|one| wanted.binary_search(one).is_err()).cloned().collect();
-        if may_remove {
-            batch.extend(TABLE.remove_elements(set, &extra));
+    /// Whether it is about more than elements of sets that are there.
+    fn is_structural(&self) -> bool {
+        self.table || !self.sets.is_empty() || !self.chains.is_empty()
+    }
+
+    fn batch(&self) -> Batch {
+        let mut batch = Batch::new();
+        batch.extend(self.table.then(|| TABLE.create(super::COMMENT, netlink_packet_core::NLM_F_EXCL)));
+        batch.extend(self.sets.iter().map(|(set, id)| TABLE.create_set(set, *id)));
+        for chain in &self.chains {
+            let name = chain.base.name;
+            let rules = chain.rules.iter().map(|rule| rule());
+            batch.extend([TABLE.create_chain(&chain.base), TABLE.flush_chain(name)]);
+            batch.extend(rules.map(|rule| TABLE.add_commented_rule(name, rule.clone(), &comment(&rule))));
         }
-        batch.extend(TABLE.add_elements(set, &missing));
-        return;
+        for (set, difference) in &self.elements {
+            batch.extend(TABLE.remove_elements(set.name, &difference.remove));
+            batch.extend(TABLE.add_elements(set.name, &difference.add));
+        }
+        batch
     }
-    let (held, mut wanted) = (interval::intervals(held), interval::intervals(wanted));
-    if !may_remove {
-        wanted.extend(&held);
-        wanted = interval::merge(wanted);
-    }
-    let remove: Vec<_> = held.iter().filter(|one| !wanted.contains(one)).copied().collect();
-    let add: Vec<_> = wanted.iter().filter(|one| !held.contains(one)).copied().collect();
-    batch.extend(TABLE.remove_elements(set, &interval::elements(&remove)));
-    batch.extend(TABLE.add_elements(set, &interval::elements(&add)));
 }
 
 impl Overlay {
-    fn elements(&self) -> Vec<(&'static str, Vec<Element>)> {
-        let ranges = |ranges: &[Interval], v4: bool| {
-            let ranges = ranges.iter().filter(|range| range.first().is_ipv4() == v4).copied().collect();
-            interval::elements(&interval::merge(ranges))
+    /// What each of [`SETS`] should hold, ascending.
+    fn elements(&self) -> [Vec<Element>; SETS.len()] {
+        let of = |ranges: &mut dyn Iterator<Item = &Interval>, v4: bool| {
+            let ranges = ranges.filter(|range| range.first().is_ipv4() == v4).copied().collect();
+            let mut elements = interval::elements(&interval::merge(ranges));
+            // Of two ranges that touch, the end of the one and the start of the other have one key.
+            elements.sort();
+            elements
         };
+        let ranges = |ranges: &[Interval], v4: bool| of(&mut ranges.iter(), v4);
         let next_hops = |v4: bool| {
             let hops = self.next_hops.iter().filter(|hop| hop.is_ipv4() == v4);
-            hops.map(|hop| Element::start(interval::key(*hop))).collect()
+            hops.map(|hop| Element::start((*hop).into())).collect()
         };
-        vec![
-            ("cluster4", ranges(&self.cluster, true)),
-            ("cluster6", ranges(&self.cluster, false)),
-            ("cluster-masq4", ranges(&self.masquerade, true)),
-            ("cluster-masq6", ranges(&self.masquerade, false)),
-            ("cluster-plain4", ranges(&self.plain, true)),
-            ("cluster-plain6", ranges(&self.plain, false)),
-            ("cluster-via4", next_hops(true)),
-            ("cluster-via6", next_hops(false)),
-            ("cluster-unseen4", ranges(&self.unseen, true)),
-            ("cluster-unseen6", ranges(&self.unseen, false)),
-            ("cluster-outside", self.outside.iter().map(|name| Element::start(padded(name))).collect()),
+        let mut outside: Vec<_> = self.outside.iter().map(|name| Element::start(padded(name))).collect();
+        outside.sort();
+        [
+            ranges(&self.cluster, true),
+            ranges(&self.cluster, false),
+            ranges(&self.masquerade, true),
+            ranges(&self.masquerade, false),
+            ranges(&self.plain, true),
+            ranges(&self.plain, false),
+            next_hops(true),
+            next_hops(false),
+            of(&mut self.unseen.iter(), true),
+            of(&mut self.unseen.iter(), false),
+            outside,
         ]
     }
 }
 
 /// An interface name as the kernel compares it.
-fn padded(name: &str) -> Vec<u8> {
-    let mut key = name.as_bytes().to_vec();
-    key.resize(IFNAME_LENGTH as usize, 0);
-    key
+fn padded(name: &str) -> Key {
+    let mut key = [0; IFNAME_LENGTH as usize];
+    for (to, from) in key.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    key.into()
 }
 
 #[cfg(test)]
@@ -244,12 +273,15 @@ mod tests {
         let found = Found {
             table: true,
             intact: CHAINS.iter().map(|chain| chain.base.name).collect(),
-            sets: wanted.elements().into_iter().collect(),
+            sets: SETS.iter().map(|set| set.name).zip(wanted.elements()).collect(),
         };
-        assert!(plan(&found, &wanted, true).is_empty());
-        assert!(!plan(&Found::default(), &wanted, true).is_empty());
+        let is_empty = |found: &Found, wanted: &Overlay, may_remove: bool| {
+            Change::between(found, wanted, may_remove).batch().is_empty()
+        };
+        assert!(is_empty(&found, &wanted, true));
+        assert!(!is_empty(&Found::default(), &wanted, true));
         let none = Overlay::default();
-        assert!(!plan(&found, &none, true).is_empty());
-        assert!(plan(&found, &none, false).is_empty());
+        assert!(!is_empty(&found, &none, true));
+        assert!(is_empty(&found, &none, false));
     }
 }

@@ -95,7 +95,10 @@ fn held(socket: &mut Socket, ifindex: u32, mac: [u8; 6]) -> Result<Vec<(&'static
 
 /// Interface indexes are in host byte order; the MAC is padded to a multiple of four.
 fn elements(ifindex: u32, mac: [u8; 6]) -> [(&'static str, Element); 2] {
-    let port = ifindex.to_ne_bytes().to_vec();
-    let allowed = [port.as_slice(), &mac, &[0; 2]].concat();
-    [(GUARDED, Element::start(port)), (MAC, Element::start(allowed))]
+    let port = ifindex.to_ne_bytes();
+    let mut allowed = [0; 12];
+    for (to, from) in allowed.iter_mut().zip(port.iter().chain(&mac)) {
+        *to = *from;
+    }
+    [(GUARDED, Element::start(port.into())), (MAC, Element::start(allowed.into()))]
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use netns_tests::{Inside, Lab, Node, Pod, wait_for, wait_until};
 use weft_cni::ip::{IfAddr, Subnet};
 use weft_netlink::link::Mac;
-use weft_overlay::wanted::{Backend, Direct, Peer, ThisNode, Wanted};
+use weft_overlay::wanted::{Backend, Changed, Direct, Peer, ThisNode, Wanted};
 use weft_overlay::{DataPlane, PlaneReport, Setup};
 
 pub const SOON: Duration = Duration::from_secs(20);
@@ -205,7 +205,12 @@ impl Member {
 
     /// Gives the order and waits until it is done.
     pub fn want(&self, wanted: Wanted) -> PlaneReport {
-        let order = self.send(wanted);
+        self.want_changed(wanted, Changed::All)
+    }
+
+    /// The same, when it is known what is new.
+    pub fn want_changed(&self, wanted: Wanted, changed: Changed) -> PlaneReport {
+        let order = self.plane.as_ref().unwrap().want_changed(Arc::new(wanted), changed);
         wait_until("the order to be taken up", SOON, || {
             self.last().is_some_and(|report| report.order == order)
         });

@@ -95,7 +95,7 @@ proptest! {
     #[test]
     fn any_elements_of_the_kernel_are_read_without_panic(keys in prop::collection::vec((any::<[u8; 4]>(), any::<bool>()), 0..9)) {
         let mut elements: Vec<_> =
-            keys.into_iter().map(|(key, start)| Element { key: key.to_vec(), start }).collect();
+            keys.into_iter().map(|(key, start)| Element { key: key.into(), start }).collect();
         elements.sort();
         prop_assert!(intervals(&elements).windows(2).all(|pair| pair[0] < pair[1]));
     }
@@ -117,7 +117,7 @@ fn a_range_swallows_the_single_addresses_in_it_but_not_its_neighbours() {
 
 #[test]
 fn the_marks_that_nft_sets_and_leaves_out_are_understood() {
-    let [zero, five, nine] = [0, 5, 9].map(|n| key(v4(n)));
+    let [zero, five, nine] = [0, 5, 9].map(|n| v4(n).into());
     let elements = [Element::end(zero), Element::start(five), Element::start(nine)];
     let expected = [Interval::new(v4(5), v4(8)).unwrap(), Interval::new(v4(9), highest(v4(0))).unwrap()];
     assert_eq!(intervals(&elements), expected);
