@@ -157,6 +157,8 @@ pub enum Input {
     Published(Vec<IfAddr>),
     /// A person says that the rewritten store is right as it is: `weftd repair --accept`.
     AcceptHistory,
+    /// A password or certificate was changed: a store that refused this node may be asked again at once.
+    NewLogin,
     /// Time passed.
     Tick,
     /// The process ends; the network stays.
