@@ -29,9 +29,9 @@ use weft_overlay::wanted::Wanted;
 pub use blocks::{BlockSizes, block_key, claim_order, host_seed};
 pub use conf::{Asked, Problem, change, create};
 pub use finding::{Code, Finding, FindingChange};
-pub use identity::vtep_mac;
+pub use identity::{known_instance, vtep_mac};
 pub use machine::{Machine, Status};
-pub use node_rm::{Removal, plan_removal, removal_reads};
+pub use node_rm::{Farewell, Removal, plan_farewell, plan_removal, removal_reads};
 pub use record::{
     BlockRecord, BlockState, FORMAT, Garbage, HeldBlock, Network, NodeRecord, NodeState, RemovedAt,
     SessionRecord, node_key, session_key,
@@ -157,6 +157,8 @@ pub enum Input {
     Published(Vec<IfAddr>),
     /// A person says that the rewritten store is right as it is: `weftd repair --accept`.
     AcceptHistory,
+    /// A password or certificate was changed: a store that refused this node may be asked again at once.
+    NewLogin,
     /// Time passed.
     Tick,
     /// The process ends; the network stays.

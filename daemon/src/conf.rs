@@ -10,6 +10,7 @@ mod read;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -23,8 +24,9 @@ use crate::cluster::Asked;
 pub use host::{HostFacts, HostNetwork, overlaps};
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Layers, Origin};
-pub use read::read_changes;
+pub use read::{read_changes, read_password};
 pub use suggest::nearest;
+pub use variables::LOG;
 
 /// Where the file is unless somebody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/weft/weftd.toml";
@@ -178,6 +180,8 @@ pub struct StoreConf {
     pub username: Option<String>,
     /// With what.
     pub password: Option<Secret>,
+    /// The file that the password came from, if it did: it can change there.
+    pub password_file: Option<PathBuf>,
     /// What every key begins with.
     pub prefix: String,
 }

@@ -105,8 +105,21 @@ fn render(status: &Value) -> String {
     };
     one("weft_ready", "Whether pods can start.", "gauge", is(status["ready"] == true));
     one("weft_in_sync", "Whether the kernel has all that is wanted.", "gauge", is(status["in_sync"] == true));
-    one("weft_peers", "Other nodes that are known.", "gauge", status["peers"].as_f64());
-    one("weft_store_reachable", "Whether the store answers.", "gauge", is(status["store"]["away"].is_null()));
+    one("weft_peers", "Other nodes; removed ones do not count.", "gauge", status["peers"].as_f64());
+    one("weft_tombstones", "Nodes that were removed.", "gauge", status["tombstones"].as_f64());
+    let store = &status["store"];
+    one(
+        "weft_store_reachable",
+        "Whether the store answers and takes this node.",
+        "gauge",
+        is(store["away"].is_null() && store["refuses"].is_null()),
+    );
+    one(
+        "weft_store_refuses",
+        "Whether the store is there and refuses this node: password, certificate or permission.",
+        "gauge",
+        is(store["refuses"].is_string()),
+    );
     one(
         "weft_store_revision",
         "The highest revision of the store that was seen.",
@@ -173,8 +186,8 @@ mod tests {
 
     fn status() -> Value {
         json!({
-            "ready": true, "in_sync": false, "peers": 2, "version": "0.1.0",
-            "store": {"away": null, "revision": 7}, "data_plane": {"objects": 12, "healed": 3},
+            "ready": true, "in_sync": false, "peers": 2, "tombstones": 1, "version": "0.1.0",
+            "store": {"away": null, "refuses": null, "revision": 7}, "data_plane": {"objects": 12, "healed": 3},
             "blocks": [{"cidr": "10.1.0.0/26", "used": 3, "free": 60, "resting": null}],
             "cluster_blocks": [{"family": "ipv4", "held": 6, "total": 1024}],
             "findings": [{"code": "a\"b"}, {"code": "a\"b"}, {"code": "c"}],
@@ -188,7 +201,9 @@ mod tests {
             "weft_ready 1",
             "weft_in_sync 0",
             "weft_peers 2",
+            "weft_tombstones 1",
             "weft_store_reachable 1",
+            "weft_store_refuses 0",
             "weft_data_plane_healed_total 3",
             "weft_block_addresses{block=\"10.1.0.0/26\",state=\"used\"} 3",
             "weft_cluster_blocks{family=\"ipv4\",state=\"total\"} 1024",
@@ -200,6 +215,21 @@ mod tests {
         assert!(!text.contains("resting"), "what is not known is left out: {text}");
         let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         assert!(families.iter().all(|family| family.starts_with("weft_")), "{families:?}");
+    }
+
+    #[test]
+    fn a_store_that_refuses_is_told_from_one_that_is_away() {
+        for (store, reachable, refuses) in [
+            (json!({"away": null, "refuses": null}), 1, 0),
+            (json!({"away": "down", "refuses": null}), 0, 0),
+            (json!({"away": null, "refuses": "the password"}), 0, 1),
+        ] {
+            let text = render(&json!({ "store": store }));
+            for line in [format!("weft_store_reachable {reachable}"), format!("weft_store_refuses {refuses}")]
+            {
+                assert!(text.lines().any(|found| found == line), "{store}: {line}\n{text}");
+            }
+        }
     }
 
     #[test]

@@ -15,14 +15,24 @@ use std::sync::Arc;
 
 pub use document::Document;
 pub use notices::Notice;
-pub use places::{Places, RUN_DIR, data_files, memory, snapshot};
+pub use places::{Places, RUN_DIR, data_files, identity as identity_file, memory, snapshot};
 pub use plane::remove as remove_data_plane;
+
+pub use start::machine_id;
 
 use crate::command::{Failure, Verdict};
 use crate::conf::Conf;
 use crate::conf::load::{Given, load};
 use crate::notify::Notifier;
 use crate::rights;
+
+/// The identity that the pods of this boot were started under.
+///
+/// # Errors
+/// A sentence.
+pub fn run_identity() -> Result<Option<String>, String> {
+    local::Local::identity()
+}
 
 /// Runs the daemon until it is told to stop.
 ///
@@ -53,10 +63,11 @@ async fn serve(conf: Arc<Conf>, places: Places, init: bool) -> Result<Verdict, F
 
 /// One line for each change that an operator sees; `WEFT_LOG=debug` or `trace` for more.
 fn log_to_stderr() {
-    let level = match std::env::var("WEFT_LOG").as_deref() {
+    let level = match std::env::var(crate::conf::LOG).as_deref() {
         Ok("trace") => tracing::Level::TRACE,
         Ok("debug") => tracing::Level::DEBUG,
         Ok("warn") => tracing::Level::WARN,
+        Ok("error") => tracing::Level::ERROR,
         _ => tracing::Level::INFO,
     };
     let subscriber =

@@ -164,8 +164,11 @@ pub enum WatchInput {
         /// At least one.
         events: Vec<WatchEvent>,
     },
-    /// No connection at the moment; what was reported stays the last that is known. Said once an outage, not once an attempt.
+    /// No connection at the moment; what was reported stays the last that is known. Said once an outage, not once an
+    /// attempt; and again when the store refuses this node instead of being away, or the other way round.
     Lost(StoreError),
+    /// Whether the store takes data, by its own word: the reason when it does not. Said now and then.
+    Full(Option<Reason>),
     /// The store is at a lower revision than this node has seen, or is another store: restored from a backup.
     /// A [`WatchInput::Snapshot`] of the rewritten store follows.
     HistoryRewritten {
@@ -275,4 +278,9 @@ pub trait Store: Send + Sync {
     /// Follows `config` and `n/`: reports until the receiver is gone. With `resume`, events after it come without a
     /// snapshot, as far as the store still has them.
     fn follow(&self, resume: Option<Resume>, events: mpsc::Sender<WatchInput>) -> Pending<'_, ()>;
+
+    /// Whether a password or certificate was changed since this was last asked: one who was refused may try again.
+    fn has_new_login(&self) -> bool {
+        false
+    }
 }

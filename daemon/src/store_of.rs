@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cluster::host_seed;
-use crate::conf::{Conf, StoreConf, StoreKind};
+use crate::conf::{Conf, StoreConf, StoreKind, read_password};
 use crate::store::etcd::{self, Etcd};
 use crate::store::file::File;
 use crate::store::{Prefix, Store};
@@ -39,5 +39,7 @@ fn etcd(conf: &StoreConf) -> Result<etcd::Conf, String> {
     let login = conf.username.clone().zip(conf.password.as_ref());
     etcd.credentials =
         login.map(|(user, password)| etcd::Credentials { user, password: password.reveal().to_owned() });
+    let file = conf.password_file.clone();
+    etcd.password_file = file.map(|path| etcd::PasswordFile { path, find: read_password });
     Ok(etcd)
 }

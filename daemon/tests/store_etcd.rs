@@ -5,6 +5,8 @@
 #[path = "store_etcd/client.rs"]
 mod client;
 mod etcd_lab;
+#[path = "store_etcd/login.rs"]
+mod login;
 
 use std::fs;
 use std::path::Path;
@@ -320,7 +322,7 @@ fn a_frozen_member_is_noticed_by_the_watch_and_by_the_session() {
             WatchInput::Lost(error) => silent = silent.or(Some(error.to_string())),
             WatchInput::SessionLost { reason, .. } => lost = Some(reason.to_string()),
             WatchInput::Events { .. } | WatchInput::Connected { .. } | WatchInput::Snapshot(_) => {}
-            WatchInput::HistoryRewritten { .. } => panic!("rewritten?"),
+            WatchInput::HistoryRewritten { .. } | WatchInput::Full(_) => panic!("rewritten, or full?"),
         }
     }
     let lost = lost.unwrap();

@@ -114,6 +114,10 @@ fn wrong_and_expired_certificates_are_named_and_pods_go_on() {
         let said = netns_tests::cluster::complaint(node.weftd());
         eprintln!("{what}: {said}");
         assert_says(&said.to_lowercase(), words);
+        // A refusal is no outage: nobody is to go and look for an etcd that is away.
+        let finding = node.weftd().wait_finding("store-refuses", true);
+        assert_says(&finding["sentence"].to_string().to_lowercase(), words);
+        node.weftd().wait_finding("store-away", false);
         lab.assert_all_reach_all(&pods);
         let pod = lab.pod(1, "meanwhile");
         pod.stop();

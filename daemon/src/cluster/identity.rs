@@ -75,6 +75,19 @@ pub fn decide(facts: &StartFacts) -> Result<Identity, Refusal> {
     Ok(Identity { finding: problem.map(finding), ..known(random_id(&facts.seed, "instance"), true) })
 }
 
+/// The instance that this machine has by what is left of its files; `None` if these do not say.
+pub fn known_instance(
+    node: &str,
+    machine_id: &str,
+    identity_file: Option<&[u8]>,
+    run_identity: Option<String>,
+) -> Option<String> {
+    match identity_file.map(|bytes| parse::<IdentityFile>("identity", "identity", bytes)) {
+        Some(Ok(file)) => (file.machine_id == machine_id && file.node == node).then_some(file.instance),
+        Some(Err(_)) | None => run_identity,
+    }
+}
+
 fn unreadable(facts: &StartFacts) -> bool {
     let file = facts.identity_file.as_deref();
     file.is_some_and(|bytes| parse::<IdentityFile>("identity", "identity", bytes).is_err())

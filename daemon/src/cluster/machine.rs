@@ -42,6 +42,8 @@ enum Link {
     /// Not since this start, or not any more, for this reason.
     Down {
         reason: String,
+        /// It is there, and refuses this node.
+        refused: bool,
     },
     Up,
 }
@@ -116,6 +118,8 @@ pub struct Machine {
     unreadable: bool,
     /// What this node last said.
     memory: Option<NodeRecord>,
+    /// It was a write that the store refused: that it answers reads proves nothing.
+    refused_write: bool,
     session_held: bool,
     session_over: bool,
     /// What stands in the own session's key when it may be replaced.
@@ -210,7 +214,7 @@ impl Machine {
             peers: Peers::new(node),
             vanished: BTreeMap::new(),
             vanishing: BTreeSet::new(),
-            link: Link::Down { reason: "it was not reached yet".to_owned() },
+            link: Link::Down { reason: "it was not reached yet".to_owned(), refused: false },
             cluster: 0,
             revision: 0,
             listing_floor: 0,
@@ -228,6 +232,7 @@ impl Machine {
             foreign: None,
             unreadable: false,
             memory: None,
+            refused_write: false,
             session_held: false,
             session_over: false,
             session_revision: 0,
@@ -314,6 +319,7 @@ impl Machine {
                 }
             }
             Input::AcceptHistory => self.accept_history(),
+            Input::NewLogin => self.lane.relax(),
             Input::Tick => {}
             Input::Stop => self.stop(),
         }

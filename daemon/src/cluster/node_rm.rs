@@ -1,6 +1,9 @@
-//! `weftd node rm`: a tombstone, never a deletion. Pure: the command reads the keys, asks here, and does the transaction.
+//! `weftd node rm`, and a node's own farewell in `weftd uninstall`: a tombstone, never a deletion. Pure: the command
+//! reads the keys, asks here, and does the transaction.
 
 use std::time::SystemTime;
+
+use weft_cni::ip::IfAddr;
 
 use super::Refusal;
 use super::blocks::block_key;
@@ -39,7 +42,7 @@ pub fn plan_removal(
     removal: Removal,
     now: SystemTime,
 ) -> Result<Txn, Refusal> {
-    let find = |key: &str| read.iter().find(|(name, _)| name == key).and_then(|(_, value)| value.as_ref());
+    let find = |key: &str| find(read, key);
     let refuse = |details: String| Refusal { sentence: format!("{name} was not removed"), details };
     let key = node_key(name);
     let stands = find(&key).ok_or_else(|| refuse(format!("there is no node {name}; see `weftd node ls`")))?;
@@ -54,13 +57,72 @@ pub fn plan_removal(
     let network = find(CONFIG).and_then(|config| Network::parse(&config.value).ok()).unwrap_or_default();
     let at = seconds(now);
     let until = (!removal.destroyed).then_some(at.saturating_add(network.reissue_after));
-    let mut txn = tombstone(&record, stands.mod_revision, at, until);
+    let mut txn = tombstone(&record, stands.mod_revision, RemovedAt { at, until, acknowledged: false });
     if !removal.force {
         txn.compares.push(Compare { key: session_key(name), expect: Expect::Absent });
     }
+    give_up_blocks(&mut txn, &record, read, until);
+    Ok(txn)
+}
+
+/// What a node that is taken down by itself has to tell the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// Nothing: there is no record, or it was told already.
+    Nothing,
+    /// The record is that of another machine, which has taken this name: it stays.
+    Another {
+        /// Where that one is.
+        addresses: Vec<IfAddr>,
+    },
+    /// This.
+    Write(Txn),
+}
+
+/// A tombstone with the node's own word that no pod of it lives and that it gives no addresses: its blocks are free at
+/// once. Only for whoever has made sure of that; `instance` is this very machine's id. What was read is as for [`plan_removal`].
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn plan_farewell(
+    name: &str,
+    instance: &str,
+    read: &[(String, Option<KeyValue>)],
+    now: SystemTime,
+) -> Result<Farewell, Refusal> {
+    let key = node_key(name);
+    let Some(stands) = find(read, &key) else { return Ok(Farewell::Nothing) };
+    let record = NodeRecord::parse(&key, &stands.value).map_err(|error| Refusal {
+        sentence: format!("{name} could not say that it has no pods left"),
+        details: error.to_string(),
+    })?;
+    if record.instance != instance {
+        return Ok(Farewell::Another { addresses: record.addresses });
+    }
+    let removed = record.removed.as_ref().filter(|_| record.state == NodeState::Removed);
+    if removed.is_some_and(|removed| removed.acknowledged) {
+        return Ok(Farewell::Nothing);
+    }
+    let at = removed.map_or(seconds(now), |removed| removed.at);
+    let mut txn = tombstone(&record, stands.mod_revision, RemovedAt { at, until: None, acknowledged: true });
+    give_up_blocks(&mut txn, &record, read, None);
+    Ok(Farewell::Write(txn))
+}
+
+fn find<'a>(read: &'a [(String, Option<KeyValue>)], key: &str) -> Option<&'a KeyValue> {
+    read.iter().find(|(name, _)| name == key).and_then(|(_, value)| value.as_ref())
+}
+
+/// The blocks that are the node's by their own records: retired `until` then, or free at once.
+fn give_up_blocks(
+    txn: &mut Txn,
+    record: &NodeRecord,
+    read: &[(String, Option<KeyValue>)],
+    until: Option<u64>,
+) {
     for held in &record.blocks {
         let key = block_key(&held.cidr);
-        let stands = find(&key);
+        let stands = find(read, &key);
         let ours = stands.and_then(|stands| BlockRecord::parse(&key, &stands.value).ok());
         let Some(ours) = ours.filter(|block| block.owner == record.name && block.instance == record.instance)
         else {
@@ -77,7 +139,6 @@ pub fn plan_removal(
             },
         });
     }
-    Ok(txn)
 }
 
 fn alive(session: &KeyValue) -> String {
@@ -90,13 +151,14 @@ fn alive(session: &KeyValue) -> String {
     )
 }
 
-fn tombstone(record: &NodeRecord, mod_revision: i64, at: u64, until: Option<u64>) -> Txn {
+fn tombstone(record: &NodeRecord, mod_revision: i64, removed: RemovedAt) -> Txn {
     let again = record.state == NodeState::Removed;
     let tombstone = NodeRecord {
         epoch: record.epoch + u64::from(!again),
+        serial: record.serial + u64::from(removed.acknowledged),
         state: NodeState::Removed,
-        blocks: if until.is_some() { record.blocks.clone() } else { Vec::new() },
-        removed: Some(RemovedAt { at, until, acknowledged: false }),
+        blocks: if removed.until.is_some() { record.blocks.clone() } else { Vec::new() },
+        removed: Some(removed),
         ..record.clone()
     };
     let key = record.key();
@@ -104,5 +166,77 @@ fn tombstone(record: &NodeRecord, mod_revision: i64, at: u64, until: Option<u64>
         compares: vec![Compare { key: key.clone(), expect: Expect::ModRevision(mod_revision) }],
         writes: vec![Write::Put { key: key.clone(), value: tombstone.to_value(), lease: None }],
         on_conflict_read: vec![key],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::KeyValue;
+
+    fn item(key: &str, value: &str) -> (String, Option<KeyValue>) {
+        let (name, value) = (key.to_owned(), value.as_bytes().to_vec());
+        let value = KeyValue { key: name.clone(), value, mod_revision: 7, create_revision: 1, lease: 0 };
+        (name, Some(value))
+    }
+
+    const NODE: &str = r#"{"format":1,"name":"a","instance":"i","epoch":1,"serial":4,"state":"active","version":"",
+        "addresses":["192.0.2.1/24"],"blocks":[{"cidr":"10.1.0.0/26","epoch":7},{"cidr":"10.1.1.0/26","epoch":8}],"session":"s"}"#;
+
+    fn read(node: &str) -> Vec<(String, Option<KeyValue>)> {
+        let block = |owner: &str, instance: &str| {
+            format!(r#"{{"format":1,"owner":"{owner}","instance":"{instance}","epoch":7,"state":"held"}}"#)
+        };
+        // The second block is another's by its own record.
+        vec![
+            item("n/a", node),
+            item("b/10.1.0.0-26", &block("a", "i")),
+            item("b/10.1.1.0-26", &block("b", "j")),
+        ]
+    }
+
+    fn farewell(node: &str, instance: &str) -> Farewell {
+        let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+        plan_farewell("a", instance, &read(node), now).unwrap()
+    }
+
+    fn written(farewell: Farewell) -> (NodeRecord, Vec<String>) {
+        let Farewell::Write(txn) = farewell else { panic!("{farewell:?}") };
+        let keys = |key: &str| Compare { key: key.to_owned(), expect: Expect::ModRevision(7) };
+        assert_eq!(txn.compares, [keys("n/a"), keys("b/10.1.0.0-26")]);
+        let deleted = txn.writes.iter().filter(|write| matches!(write, Write::Delete { .. }));
+        let deleted = deleted.map(|write| write.key().to_owned()).collect();
+        let Write::Put { key, value, .. } = &txn.writes[0] else { panic!("{txn:?}") };
+        (NodeRecord::parse(key, value).unwrap(), deleted)
+    }
+
+    #[test]
+    fn a_node_that_leaves_acknowledges_by_itself_and_frees_what_is_its_own() {
+        let (record, deleted) = written(farewell(NODE, "i"));
+        let removed = RemovedAt { at: 1_800_000_000, until: None, acknowledged: true };
+        assert_eq!((record.state, record.removed), (NodeState::Removed, Some(removed)));
+        assert_eq!((record.epoch, record.serial, record.blocks), (2, 5, Vec::new()));
+        assert_eq!(deleted, ["b/10.1.0.0-26"]);
+    }
+
+    #[test]
+    fn one_that_was_removed_before_adds_its_word_and_one_that_has_given_it_says_nothing() {
+        let removed = NODE.replace("\"active\"", "\"removed\"");
+        let with = |acknowledged: bool| {
+            let more = format!(r#","removed":{{"at":5,"until":9,"acknowledged":{acknowledged}}}}}"#);
+            removed.trim_end_matches('}').to_owned() + &more
+        };
+        let (record, deleted) = written(farewell(&with(false), "i"));
+        assert_eq!(record.removed, Some(RemovedAt { at: 5, until: None, acknowledged: true }));
+        assert_eq!((record.epoch, deleted.len()), (1, 1));
+        assert_eq!(farewell(&with(true), "i"), Farewell::Nothing);
+    }
+
+    #[test]
+    fn the_record_of_another_machine_of_this_name_stays() {
+        let addresses = vec!["192.0.2.1/24".parse().unwrap()];
+        assert_eq!(farewell(NODE, "another"), Farewell::Another { addresses });
+        let nothing = plan_farewell("b", "i", &read(NODE), SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(nothing, Farewell::Nothing);
     }
 }

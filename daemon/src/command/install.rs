@@ -9,13 +9,13 @@ use weft_ipam::{DEFAULT_ROOT, HostKernel, Kernel};
 use weft_netlink::{Socket, link};
 
 use super::{Failure, Verdict, block_on, print, store};
-use crate::cluster::{Removal, node_key, plan_removal, removal_reads};
+use crate::cluster::{Farewell, known_instance, node_key, plan_farewell, removal_reads};
 use crate::conf::Conf;
 use crate::conf::load::{Given, load};
 use crate::conflist;
 use crate::files;
 use crate::install::{self as plugins};
-use crate::run::{Places, RUN_DIR, data_files, remove_data_plane};
+use crate::run::{Places, RUN_DIR, data_files, identity_file, machine_id, remove_data_plane, run_identity};
 
 /// Where it is noted that a boot of this node had pods.
 const MARKERS: &str = "/var/lib/weft/attached";
@@ -56,15 +56,26 @@ pub fn uninstall(given: &Given, pods: bool) -> Result<Verdict, Failure> {
             names.join(", "),
         )));
     }
+    // The records that are removed below know it, too.
+    let instance = this_instance(&conf);
     let mut report = Report::default();
     // First what would start further pods, last what could be needed again.
     report.note("the conflist", remove_conflist(&conf));
-    report.note("the pods' links", remove_links(&live));
+    let links = report.note("the pods' links", remove_links(&live));
     report.note("routes, links and packet rules", remove_data_plane());
-    report.note("the records of this boot", remove_records());
+    let records = report.note("the records of this boot", remove_records());
     let plugins = plugins::remove(&conf.cni.bin_dir);
     report.note("the plugins", plugins.map(|gone| !gone.is_empty()).map_err(|all| all.join("; ")));
-    report.note("this node's blocks and record from the cluster", tell_the_store(&conf));
+    // Others get its addresses on its word.
+    if links && records && live_pods()?.is_empty() {
+        let told = tell_the_store(&conf, &instance, &mut report.said);
+        report.note("this node's blocks and record from the cluster", told);
+    } else {
+        report.problems.push(format!(
+            "the cluster was not told, as pods of {} may still have their addresses: run `weftd uninstall` again",
+            conf.node
+        ));
+    }
     if report.problems.is_empty() {
         // The identity goes last: without it the record in the store could not be told to be ours.
         report.note("identity and memory", remove_data(&conf));
@@ -86,12 +97,17 @@ struct Report {
 }
 
 impl Report {
-    fn note(&mut self, what: &str, outcome: Result<bool, String>) {
+    /// Whether there was no problem.
+    fn note(&mut self, what: &str, outcome: Result<bool, String>) -> bool {
         match outcome {
             Ok(true) => self.said.push_str(&format!("removed {what}\n")),
             Ok(false) => {}
-            Err(problem) => self.problems.push(problem),
+            Err(problem) => {
+                self.problems.push(problem);
+                return false;
+            }
         }
+        true
     }
 }
 
@@ -158,8 +174,17 @@ fn remove_records() -> Result<bool, String> {
     Ok(removed)
 }
 
-/// A tombstone, acknowledged: this node has no pods left, so that its blocks are free at once.
-fn tell_the_store(conf: &Conf) -> Result<bool, String> {
+/// Who this machine is in the cluster; why it does not know.
+fn this_instance(conf: &Conf) -> Result<String, String> {
+    let path = identity_file(&conf.data_dir);
+    let file = files::read(&path).map_err(|error| format!("read {}: {error}", path.display()))?;
+    let instance = known_instance(conf.node.as_str(), &machine_id(), file.as_deref(), run_identity()?);
+    instance.ok_or_else(|| format!("neither {} nor the records of this boot say who it is", path.display()))
+}
+
+/// A tombstone, acknowledged: this node has no pods left, so that its blocks are free at once. Not for a record that
+/// another machine has written under this name, whose pods live.
+fn tell_the_store(conf: &Conf, instance: &Result<String, String>, said: &mut String) -> Result<bool, String> {
     let told = block_on(async {
         let store = store::open(conf)?;
         let name = conf.node.as_str();
@@ -171,11 +196,25 @@ fn tell_the_store(conf: &Conf) -> Result<bool, String> {
                 return Ok(false);
             }
             let read = store::read(store.as_ref(), removal_reads(name, record)).await?;
-            let removal = Removal { force: true, destroyed: true };
-            let txn = plan_removal(name, &read, removal, SystemTime::now())
-                .map_err(|refusal| Failure::refused(refusal.to_string()))?;
-            if store::commit(store.as_ref(), txn).await? {
-                return Ok(true);
+            let instance = instance.as_ref().map_err(|why| {
+                Failure::refused(format!(
+                    "whether the record of {name} is this machine's cannot be told: {why}"
+                ))
+            })?;
+            let farewell = plan_farewell(name, instance, &read, SystemTime::now());
+            match farewell.map_err(|refusal| Failure::refused(refusal.to_string()))? {
+                Farewell::Nothing => return Ok(false),
+                Farewell::Another { addresses } => {
+                    let at = addresses.first().map(|address| format!(" (at {})", address.addr()));
+                    let at = at.unwrap_or_default();
+                    said.push_str(&format!("the record of {name} is another machine's{at}, and stays\n"));
+                    return Ok(false);
+                }
+                Farewell::Write(txn) => {
+                    if store::commit(store.as_ref(), txn).await? {
+                        return Ok(true);
+                    }
+                }
             }
         }
         Err(Failure::could_not_tell("this node's record in the store changes all the time"))

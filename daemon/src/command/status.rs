@@ -21,7 +21,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The explanation below `--help`.
 pub const HELP: &str = "\
 The JSON form has these keys: format, daemon (running or away), version, node, instance, ready (pods can start), phase,
-peers (how many other nodes are known), in_sync (the kernel is as it should be), store, network, addresses,
+peers (how many other nodes there are), tombstones (how many were removed), in_sync (the kernel is as it should be),
+store (with away: why it cannot be reached, and refuses: why it refuses this node), network, addresses,
 node_addresses, blocks, cluster_blocks, data_plane, findings (each with code, subject, sentence, way_out).
 Without a running weftd only what its files say is shown.
 
@@ -72,12 +73,21 @@ fn remembered(conf: &Conf) -> Value {
         std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     };
     let (memory, snapshot) = (json(memory(&conf.data_dir)), json(snapshot(&conf.data_dir)));
+    let (peers, tombstones) = count_nodes(&snapshot);
     serde_json::json!({
         "network": snapshot["network"],
-        "peers": snapshot["nodes"].as_array().map(|nodes| nodes.len().saturating_sub(1)),
+        "peers": peers,
+        "tombstones": tombstones,
         "addresses": memory["record"]["addresses"],
         "instance": memory["record"]["instance"],
     })
+}
+
+/// The other nodes that a snapshot knows, and how many more were removed.
+fn count_nodes(snapshot: &Value) -> (Option<usize>, Option<usize>) {
+    let Some(nodes) = snapshot["nodes"].as_array() else { return (None, None) };
+    let tombstones = nodes.iter().filter(|node| node[1]["state"] == "removed").count();
+    (Some(nodes.len() - tombstones), Some(tombstones))
 }
 
 fn table(document: &Value) -> String {
@@ -92,11 +102,14 @@ fn table(document: &Value) -> String {
         other @ (Value::Bool(_) | Value::Number(_) | Value::Object(_)) => other.to_string(),
     };
     let store = &document["store"];
-    let reached = match (&document["daemon"], &store["away"]) {
-        (daemon, _) if daemon != "running" => String::new(),
-        (_, Value::String(reason)) => format!("away: {reason}"),
+    let reached = match (&document["daemon"], &store["away"], &store["refuses"]) {
+        (daemon, ..) if daemon != "running" => String::new(),
+        (_, Value::String(reason), _) => format!("away: {reason}"),
+        (_, _, Value::String(reason)) => format!("refuses this node: {reason}"),
         _ => format!("reached, revision {}", store["revision"]),
     };
+    let removed = document["tombstones"].as_u64().filter(|count| *count > 0);
+    let removed = removed.map(|count| format!(" ({count} more were removed)")).unwrap_or_default();
     let rows: Vec<Vec<String>> = [
         ("node", text(&document["node"])),
         ("weftd", format!("{} {}", text(&document["daemon"]), text(&document["version"]))),
@@ -106,7 +119,7 @@ fn table(document: &Value) -> String {
         ("cluster", text(&document["network"]["cidrs"])),
         ("backend", text(&document["network"]["backend"]["kind"])),
         ("addresses", text(&document["addresses"])),
-        ("other nodes", text(&document["peers"])),
+        ("other nodes", text(&document["peers"]) + &removed),
         ("kernel in sync", text(&document["in_sync"])),
         ("pod MTU", text(&document["data_plane"]["pod_mtu"])),
     ]

@@ -7,6 +7,7 @@ use toml::{Table, Value};
 use super::Invalid;
 use super::keys::{KEYS, Key, Kind};
 use super::suggest::nearest;
+use super::variables::refuse_variables;
 
 /// The field of a problem with the file as a whole.
 const FILE: &str = "(file)";
@@ -45,12 +46,17 @@ impl Layers {
         self
     }
 
-    /// Lays the `WEFT_…` variables among `variables` over what there is. Others are not ours: a Service called
-    /// `weft` alone brings several into every container of Kubernetes.
+    /// Lays the `WEFT_…` variables among `variables` over what there is. One that nobody would read is refused.
     #[must_use]
-    pub fn variables(self, variables: &BTreeMap<String, String>) -> Self {
+    pub fn variables(mut self, variables: &BTreeMap<String, String>) -> Self {
+        self.problems.extend(refuse_variables(variables));
         let given = KEYS.iter().filter_map(|key| Some((key, variables.get(&key.variable())?.clone())));
         given.fold(self, |layers, (key, text)| layers.text(key, &text, Origin::Variable))
+    }
+
+    /// Where a key was given.
+    pub fn origin(&self, path: &str) -> Option<Origin> {
+        self.values.get(path).map(|(_, origin)| *origin)
     }
 
     /// Lays the flags over what there is.
@@ -76,8 +82,7 @@ impl Layers {
 
     /// How a key is called in a problem.
     pub(super) fn field(&self, path: &str) -> String {
-        let origin = self.values.get(path).map(|(_, origin)| *origin);
-        name(path, origin.unwrap_or(Origin::File))
+        name(path, self.origin(path).unwrap_or(Origin::File))
     }
 
     fn take_table(&mut self, section: &str, table: Table) {

@@ -11,7 +11,7 @@ use weft_netlink::Socket;
 use weft_netlink::link::Link;
 use weft_netlink::{addr, link, route};
 
-use super::{Conf, HostFacts, HostNetwork, Invalid, Key, Layers};
+use super::{Conf, HostFacts, HostNetwork, Invalid, Key, Layers, Origin};
 
 /// What the command line says about the configuration.
 #[derive(Clone, Debug, Default)]
@@ -36,19 +36,29 @@ pub fn load(given: &Given, on_this_host: bool) -> Result<Conf, Vec<Invalid>> {
             return Err(vec![Invalid::new("--config", format!("read {}: {error}", path.display()))]);
         }
     }
-    let variables: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with("WEFT_"))
-        .collect();
     let layers =
-        layers.variables(&variables).flags(given.flags.iter().map(|(key, text)| (*key, text.as_str())));
-    let conf = Conf::read(&layers, &hostname())?;
+        layers.variables(&variables()?).flags(given.flags.iter().map(|(key, text)| (*key, text.as_str())));
+    let mut conf = Conf::read(&layers, &hostname())?;
+    if layers.origin("store.password") == Some(Origin::File) {
+        conf.store.password_file = Some(path.to_owned());
+    }
     let mut facts = HostFacts { unreadable: unreadable(&conf), ..HostFacts::default() };
     if on_this_host && conf.network.cidrs.is_some() {
         facts.networks = host_networks().map_err(|error| vec![Invalid::new("(host)", error)])?;
     }
     let problems = conf.check(&facts);
     if problems.is_empty() { Ok(conf) } else { Err(problems) }
+}
+
+/// The variables that may be ours.
+fn variables() -> Result<BTreeMap<String, String>, Vec<Invalid>> {
+    let all = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+    let ours = all.filter(|(name, _)| name.starts_with("WEFT_"));
+    ours.map(|(name, value)| match value.into_string() {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(vec![Invalid::new(name, "is not in UTF-8")]),
+    })
+    .collect()
 }
 
 fn hostname() -> String {

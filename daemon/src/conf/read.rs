@@ -2,6 +2,8 @@
 
 mod store;
 
+pub use store::read_password;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 

@@ -126,6 +126,27 @@ fn a_flag_beats_a_variable_beats_the_file() {
 }
 
 #[test]
+fn a_mistyped_variable_is_refused_by_its_name() {
+    let variables = [("WEFT_STORE_ENDPIONTS".to_owned(), "http://a:1".to_owned())].into();
+    let problems = Conf::read(&Layers::new().file(STORE).variables(&variables), "h").unwrap_err();
+    let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["WEFT_STORE_ENDPIONTS: there is no such variable; is WEFT_STORE_ENDPOINTS meant?"]);
+}
+
+#[test]
+fn the_password_of_a_changed_file_is_found_or_it_is_said_why_not() {
+    use super::read_password;
+    assert_eq!(read_password("[store]\npassword = \"new\"\n").as_deref(), Ok("new"));
+    for (text, why) in [
+        ("[store]\n", "it has no store.password any more"),
+        ("[store]\npassword = 7\n", "store.password is no string with something in it"),
+        ("[store]\npassword = \"hunter2", "it is no TOML"),
+    ] {
+        assert_eq!(read_password(text), Err(why.to_owned()));
+    }
+}
+
+#[test]
 fn a_problem_names_the_flag_or_variable_that_it_came_from() {
     let variables = [("WEFT_NETWORK_MTU".to_owned(), "x".to_owned())].into();
     let flags = [(Key::find("network.masquerade").unwrap(), "maybe"), (Key::find("node").unwrap(), "-")];

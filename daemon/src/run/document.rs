@@ -64,11 +64,13 @@ impl Document {
             "ready": ready,
             "phase": status.phase,
             "peers": status.peers,
+            "tombstones": status.tombstones,
             "in_sync": report.is_some_and(|report| report.in_sync),
             "store": {
                 "kind": kind(conf),
                 "endpoints": conf.store.endpoints,
                 "away": status.store_away,
+                "refuses": status.store_refuses,
                 "revision": status.revision,
                 "complete": status.complete,
                 "rewritten": status.rewritten,
@@ -105,7 +107,7 @@ impl Document {
             "blocks": blocks,
             "findings": findings,
         });
-        for key in ["network", "addresses", "instance", "peers"] {
+        for key in ["network", "addresses", "instance", "peers", "tombstones"] {
             document[key] = disk[key].clone();
         }
         Self(document)

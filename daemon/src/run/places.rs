@@ -47,7 +47,7 @@ impl Places {
 
     /// The node's identity.
     pub fn identity(&self) -> PathBuf {
-        self.data_dir.join("identity.json")
+        identity(&self.data_dir)
     }
 
     /// What this node last said and saw.
@@ -73,6 +73,11 @@ impl Places {
         // A folder that cannot be looked at for a moment proves nothing.
         !removed && is_at(&self.root, Path::new(DEFAULT_ROOT)).unwrap_or(true)
     }
+}
+
+/// A node's identity, in its data folder.
+pub fn identity(data_dir: &Path) -> PathBuf {
+    data_dir.join("identity.json")
 }
 
 /// What a node last said and saw, in its data folder.

@@ -33,6 +33,11 @@ pub fn now() -> Now {
     Now { boot: Duration::from_nanos(boot_nanos()), wall: SystemTime::now() }
 }
 
+/// The machine's id, or nothing.
+pub fn machine_id() -> String {
+    fs::read_to_string(MACHINE_ID).unwrap_or_default().trim().to_owned()
+}
+
 /// Gathers the facts and makes the machine.
 ///
 /// # Errors
@@ -63,7 +68,7 @@ fn facts(
     getrandom::fill(&mut seed).map_err(|error| format!("get random numbers: {error}"))?;
     Ok(StartFacts {
         node: conf.node.as_str().into(),
-        machine_id: fs::read_to_string(MACHINE_ID).unwrap_or_default().trim().to_owned(),
+        machine_id: machine_id(),
         stamp: Stamp::current().map_err(|error| format!("find out which boot this is: {error}"))?.folder(),
         run_identity: Local::identity()?,
         identity_file: read(&places.identity())?,

@@ -1,6 +1,7 @@
 //! The store in an etcd cluster: one client per endpoint with failover of our own, every call with a deadline, and
 //! nothing sent twice that may have been applied.
 
+mod alarms;
 mod calls;
 mod conf;
 mod connection;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
 
-pub use conf::{Conf, Credentials, Endpoint, InvalidConf, Timing, TlsFiles};
+pub use conf::{Conf, Credentials, Endpoint, InvalidConf, PasswordFile, Timing, TlsFiles};
 
 use super::check::check_op;
 use super::{Op, Pending, Reply, Resume, Store, StoreError, WatchInput};
@@ -71,6 +72,10 @@ impl Store for Etcd {
 
     fn follow(&self, resume: Option<Resume>, events: mpsc::Sender<WatchInput>) -> Pending<'_, ()> {
         Box::pin(follow::run(self.pool.clone(), self.notices.clone(), resume, events))
+    }
+
+    fn has_new_login(&self) -> bool {
+        self.pool.has_new_files()
     }
 }
 

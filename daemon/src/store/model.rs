@@ -194,6 +194,7 @@ impl Model {
         match self.faults(client).next_txn.take() {
             None => self.data.txn(txn, now),
             Some(TxnFault::NotSent) => Err(unavailable()),
+            Some(TxnFault::Refused) => Err(StoreError::Refused { reason: "no permission".to_owned() }),
             Some(TxnFault::Lost) => Err(unknown_outcome()),
             Some(TxnFault::AnswerLost) => self.data.txn(txn, now).and_then(|_| Err(unknown_outcome())),
         }

@@ -27,7 +27,8 @@ pub struct Position {
     /// The revision that events were last seen of: more of its events may come, as large ones are split.
     partial: i64,
     reported: BTreeSet<String>,
-    lost: bool,
+    /// What was last said about the outage, if there is one.
+    lost: Option<StoreError>,
 }
 
 impl Position {
@@ -48,7 +49,7 @@ impl Position {
     /// A connection stands. `revision` must come from a linearizable read of this connection, as a member
     /// that lags behind shows an old one otherwise.
     pub fn connected(&mut self, endpoint: String, cluster: u64, revision: i64) -> Vec<WatchInput> {
-        self.lost = false;
+        self.lost = None;
         let mut inputs = vec![WatchInput::Connected { endpoint, cluster, revision }];
         if self.is_rewritten(cluster, revision) {
             inputs.push(WatchInput::HistoryRewritten { header_revision: revision, last_seen: self.seen });
@@ -113,9 +114,19 @@ impl Position {
         Some(WatchInput::Events { revision, events: vec![WatchEvent::Progress { revision }] })
     }
 
-    /// The connection broke, or could not be made. Reported once an outage.
+    /// The connection broke, or could not be made. Reported once an outage, as its reasons come and go; and when the
+    /// store begins or ceases to refuse this node, or does so for another reason: these a person has to do with.
     pub fn failed(&mut self, error: StoreError) -> Option<WatchInput> {
-        (!std::mem::replace(&mut self.lost, true)).then_some(WatchInput::Lost(error))
+        let refused = |error: &StoreError| matches!(error, StoreError::Refused { .. });
+        let known = self.lost.as_ref().is_some_and(|said| match (refused(said), refused(&error)) {
+            (true, true) => *said == error,
+            (said, now) => said == now,
+        });
+        if known {
+            return None;
+        }
+        self.lost = Some(error.clone());
+        Some(WatchInput::Lost(error))
     }
 
     fn is_fresh(&mut self, event: &WatchEvent) -> bool {
@@ -224,5 +235,16 @@ mod tests {
         assert!(position.failed(error.clone()).is_none());
         position.connected("e".to_owned(), 7, 10);
         assert!(position.failed(error).is_some());
+    }
+
+    #[test]
+    fn a_refusal_is_said_when_it_begins_when_its_reason_changes_and_when_it_ends() {
+        let (mut position, _) = connected_at(10, None);
+        let away = |reason: &str| StoreError::Unavailable { reason: reason.to_owned() };
+        let refused = |reason: &str| StoreError::Refused { reason: reason.to_owned() };
+        let errors =
+            [away("x"), away("y"), refused("x"), refused("x"), refused("y"), away("x"), refused("y")];
+        let said = errors.map(|error| position.failed(error).is_some());
+        assert_eq!(said, [true, false, true, false, true, true, true]);
     }
 }

@@ -189,6 +189,8 @@ pub fn timing() -> Timing {
         sign_of_life: second * 2,
         pause_first: Duration::from_millis(50),
         pause_longest: second,
+        // Only tests that are about them want them among what they wait for.
+        alarms: second * 3600,
         ..Timing::default()
     }
 }

@@ -7,5 +7,6 @@ mod node;
 mod random;
 mod rules;
 mod scale;
+mod store_says;
 mod traces;
 mod world;

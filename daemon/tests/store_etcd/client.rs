@@ -71,6 +71,10 @@ impl Node {
         })
     }
 
+    pub fn has_new_login(&self) -> bool {
+        self.store.has_new_login()
+    }
+
     pub fn follow(&self, resume: Option<Resume>) {
         let (sender, receiver) = mpsc::channel(64);
         let store = self.store.clone();
@@ -120,6 +124,18 @@ pub fn enable_authentication(cluster: &Cluster, users: &[(&str, &str, bool)]) {
         }
         admin.auth_enable().await.unwrap();
     });
+}
+
+/// The client of etcd itself, once it wants to know who asks.
+pub async fn root(cluster: &Cluster) -> etcd_client::Client {
+    let options = etcd_client::ConnectOptions::new().with_user("root", "root");
+    etcd_client::Client::connect([cluster.url(0)], Some(options)).await.unwrap()
+}
+
+/// Another password for a user; what was logged in with the old one is void.
+pub fn change_password(cluster: &Cluster, user: &str, password: &str) {
+    let change = async { root(cluster).await.user_change_password(user, password).await };
+    runtime().block_on(change).unwrap();
 }
 
 /// The member that leads now.

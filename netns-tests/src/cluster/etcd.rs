@@ -294,6 +294,11 @@ impl Etcd {
         *self.login() = Some(("root".to_owned(), "root".to_owned()));
     }
 
+    /// A user's password is another one from now on; what was logged in with the old one is void.
+    pub fn change_password(&self, user: &str, password: &str) {
+        self.call("auth/user/changepw", &json!({"name": user, "password": password}));
+    }
+
     fn login(&self) -> MutexGuard<'_, Option<(String, String)>> {
         self.login.lock().unwrap_or_else(PoisonError::into_inner)
     }

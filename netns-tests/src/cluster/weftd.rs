@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output};
+use std::process::{Command, ExitStatus, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -72,6 +72,7 @@ impl Weftd {
         let program = self.program.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut words = wrap.iter().map(std::ffi::OsStr::new).chain([program.as_os_str()]);
         let mut command = self.node.command(words.next().unwrap_or_default());
+        without_variables_of_tests(&mut command);
         command.args(words).args(["run", "--config", CONF]).args(flags);
         let mut process = self.process();
         assert!(process.is_none(), "weftd of {} runs already", self.node.name());
@@ -195,6 +196,7 @@ impl Weftd {
     pub fn command(&self, words: &[&str]) -> Output {
         let program = self.program.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut command = self.node.command(program);
+        without_variables_of_tests(&mut command);
         command.args(words);
         if words.first() != Some(&"ipam") {
             command.args(["--config", CONF]);
@@ -218,6 +220,14 @@ impl Weftd {
 
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// weftd refuses `WEFT_…` variables that it does not know, and these tests have some of their own.
+fn without_variables_of_tests(command: &mut Command) {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("WEFT_") && name != "WEFT_LOG") {
+        command.env_remove(name);
     }
 }
 

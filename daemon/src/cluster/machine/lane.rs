@@ -32,6 +32,21 @@ pub(super) enum Task {
     Relist,
 }
 
+impl Task {
+    /// Whether it changes something in the store.
+    fn is_write(&self) -> bool {
+        match self {
+            Self::CreateConfig
+            | Self::KeepSession
+            | Self::EndSession
+            | Self::Write(_)
+            | Self::Claim(..)
+            | Self::RetireOrphan(_) => true,
+            Self::Verify | Self::ReadFor(_) | Self::ListBlocks | Self::Relist => false,
+        }
+    }
+}
+
 /// Why the own record is written together with blocks that must be looked at first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Rewrite {
@@ -123,8 +138,10 @@ impl Machine {
         if !may || self.exited || self.stopping {
             return;
         }
-        if let Some((task, op)) = self.next_task() {
-            self.ask(task, op);
+        match self.next_task() {
+            Some((task, op)) => self.ask(task, op),
+            // What was refused is not wanted any more.
+            None => self.refusal_over(),
         }
     }
 
@@ -212,11 +229,18 @@ impl Machine {
             Ok(answer) => {
                 self.lane.failures = 0;
                 self.asked = flight.asked;
-                self.clear(Code::StoreRefuses, "");
+                if self.link == Link::Up && (flight.task.is_write() || !self.refused_write) {
+                    self.refusal_over();
+                }
                 self.answered(flight, answer);
             }
             Err(error) => self.failed(&flight.task, &error),
         }
+    }
+
+    fn refusal_over(&mut self) {
+        self.refused_write = false;
+        self.clear(Code::StoreRefuses, "");
     }
 
     fn answered(&mut self, flight: InFlight, reply: Reply) {
@@ -299,14 +323,12 @@ impl Machine {
                 self.lane.back_off(now, short, 3 * long)
             }
             StoreError::Refused { reason } => {
-                let way_out =
-                    "Look at the certificate, the user and its role; this node tries again every minute";
-                self.find(Code::StoreRefuses, "", format!("the store refuses this node: {reason}"), way_out);
+                self.refused_write = task.is_write();
+                self.find_refusal(reason);
                 self.lane.back_off(now, long, 12 * long);
             }
             StoreError::NoSpace { reason } => {
-                let way_out = "Compact and defragment etcd, then `etcdctl alarm disarm`";
-                self.find(Code::StoreFull, "", format!("the store takes no more data: {reason}"), way_out);
+                self.find_full(reason);
                 self.lane.back_off(now, long, 12 * long);
             }
         }

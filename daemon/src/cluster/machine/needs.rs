@@ -33,7 +33,8 @@ impl Machine {
             Phase::Starting | Phase::Member => None,
         };
         let reason = reason.or_else(|| match &self.link {
-            Link::Down { reason } => Some(format!("the store cannot be reached: {reason}")),
+            Link::Down { reason, refused: false } => Some(format!("the store cannot be reached: {reason}")),
+            Link::Down { reason, refused: true } => Some(format!("the store refuses this node: {reason}")),
             Link::Up => None,
         });
         let full = self.claims.full_until.is_some_and(|until| self.now.boot < until);

@@ -5,8 +5,8 @@ use weft_cni::ip::{IfAddr, Subnet};
 
 use super::{Link, Machine, Phase};
 use crate::cluster::blocks::total;
-use crate::cluster::finding::Finding;
-use crate::cluster::record::{HeldBlock, Network};
+use crate::cluster::finding::{Code, Finding};
+use crate::cluster::record::{HeldBlock, Network, NodeState};
 
 /// The cluster as this node sees it.
 #[derive(Clone, Debug, Serialize)]
@@ -17,8 +17,10 @@ pub struct Status {
     pub instance: String,
     /// `starting`, `waiting`, `member`, `removed` or `superseded`.
     pub phase: &'static str,
-    /// Why the store cannot be reached; `None` if it can.
+    /// Why the store cannot be reached; `None` if it can, or if it refuses this node.
     pub store_away: Option<String>,
+    /// Why it refuses this node, or what this node last asked of it; `None` if it does not.
+    pub store_refuses: Option<String>,
     /// The highest revision seen.
     pub revision: i64,
     /// Whether all nodes are known as they are now.
@@ -33,8 +35,10 @@ pub struct Status {
     pub blocks: Vec<HeldBlock>,
     /// Those of them that the plugin gives addresses of.
     pub granted: Vec<Subnet>,
-    /// How many other nodes there are.
+    /// How many other nodes there are; those that were removed do not count.
     pub peers: usize,
+    /// How many nodes were removed whose tombstones are in the store.
+    pub tombstones: usize,
     /// Blocks held in the cluster and all there are, per family.
     pub held: Vec<Held>,
 }
@@ -54,6 +58,7 @@ impl Machine {
     /// The cluster as this node sees it.
     pub fn status(&self) -> Status {
         let record = self.record();
+        let tombstones = self.peers.iter().filter(|(_, entry)| entry.state == NodeState::Removed).count();
         let full = |network: &Network| {
             let held = |ipv4| Held { ipv4, held: self.peers.held(ipv4), total: total(network, ipv4) };
             network.families().map(held).collect()
@@ -69,8 +74,15 @@ impl Machine {
                 Phase::Superseded => "superseded",
             },
             store_away: match &self.link {
-                Link::Up => None,
-                Link::Down { reason } => Some(reason.clone()),
+                Link::Down { reason, refused: false } => Some(reason.clone()),
+                Link::Up | Link::Down { refused: true, .. } => None,
+            },
+            store_refuses: match &self.link {
+                Link::Down { reason, refused: true } => Some(reason.clone()),
+                Link::Up | Link::Down { refused: false, .. } => {
+                    let refusal = self.findings.get(&(Code::StoreRefuses, String::new()));
+                    refusal.map(|finding| finding.sentence.clone())
+                }
             },
             revision: self.revision,
             complete: self.complete,
@@ -79,7 +91,8 @@ impl Machine {
             addresses: record.map_or_else(|| self.published.value.clone(), |record| record.addresses.clone()),
             blocks: record.map(|record| record.blocks.clone()).unwrap_or_default(),
             granted: self.local.blocks().filter(|block| self.local.is_granted(block)).collect(),
-            peers: self.peers.len(),
+            peers: self.peers.len() - tombstones,
+            tombstones,
             held: self.network.as_deref().map(full).unwrap_or_default(),
         }
     }

@@ -10,7 +10,7 @@ use crate::cluster::finding::Code;
 use crate::cluster::memory::{Moment, seconds};
 use crate::cluster::record::{Network, NodeRecord, node_key};
 use crate::cluster::{RECOVERY_PAUSE, VANISHED_AFTER};
-use crate::store::{CONFIG, KeyValue, Listing, NODES, StoreError, WatchEvent, WatchInput};
+use crate::store::{CONFIG, KeyValue, Listing, NODES, Reason, StoreError, WatchEvent, WatchInput};
 
 /// Within which time after a reconnection everything is listed again, each node at another moment.
 const RELIST_WITHIN: Duration = Duration::from_secs(10);
@@ -25,6 +25,7 @@ impl Machine {
             WatchInput::Snapshot(listing) => self.listed(listing),
             WatchInput::Events { revision, events } => self.happened(revision, events),
             WatchInput::Lost(error) => self.lost(&error),
+            WatchInput::Full(reason) => self.is_full(reason),
             WatchInput::HistoryRewritten { header_revision, .. } => {
                 self.revision = header_revision;
                 self.note_rewrite(false);
@@ -45,6 +46,9 @@ impl Machine {
             self.relist_at = Some(self.now.boot + self.lane.jitter(window));
         }
         self.clear(Code::StoreAway, "");
+        if !self.refused_write {
+            self.clear(Code::StoreRefuses, "");
+        }
         self.lane.relax();
         self.verify = true;
         if self.cluster != 0 && self.cluster != cluster {
@@ -58,8 +62,47 @@ impl Machine {
         }
     }
 
+    /// Whether etcd says that it takes no data.
+    fn is_full(&mut self, reason: Option<Reason>) {
+        match reason {
+            Some(reason) => self.find_full(&reason),
+            None if self.has_found(Code::StoreFull) => {
+                self.clear(Code::StoreFull, "");
+                self.lane.relax();
+            }
+            None => {}
+        }
+    }
+
+    /// Once found, it is not found again in the words of another request.
+    pub(super) fn find_full(&mut self, reason: &str) {
+        if !self.has_found(Code::StoreFull) {
+            let way_out = "etcdctl compact REVISION; etcdctl defrag --cluster; etcdctl alarm disarm. Then enable etcd's \
+                --auto-compaction-retention, or raise --quota-backend-bytes";
+            self.find(Code::StoreFull, "", format!("the store takes no more data: {reason}"), way_out);
+        }
+    }
+
+    fn has_found(&self, code: Code) -> bool {
+        self.findings.contains_key(&(code, String::new()))
+    }
+
+    pub(super) fn find_refusal(&mut self, reason: &str) {
+        let way_out = "Correct the password, the certificate or the permission that it names: new files are used \
+            without a restart, and the store is asked again within a minute. Pods start and stop as long as this \
+            node has free addresses";
+        self.find(Code::StoreRefuses, "", format!("the store refuses this node: {reason}"), way_out);
+    }
+
     fn lost(&mut self, error: &StoreError) {
-        self.link = Link::Down { reason: error.to_string() };
+        let refused = matches!(error, StoreError::Refused { .. });
+        self.link = Link::Down { reason: error.to_string(), refused };
+        if refused {
+            self.clear(Code::StoreAway, "");
+            self.find_refusal(&error.to_string());
+            return;
+        }
+        self.clear(Code::StoreRefuses, "");
         self.find(
             Code::StoreAway,
             "",

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use toml::Value;
+
 use super::Reader;
+use crate::conf::layers::Layers;
 use crate::conf::{Secret, StoreConf, StoreKind};
 
 const PREFIX: &str = "/weft/v1/";
@@ -26,6 +29,7 @@ impl Reader<'_> {
             key: self.text("store.key").map(PathBuf::from),
             username: self.text("store.username"),
             password: self.text("store.password").map(Secret::new),
+            password_file: None,
             prefix: self.text("store.prefix").unwrap_or_else(|| PREFIX.to_owned()),
         };
         match store.kind {
@@ -86,6 +90,22 @@ impl Reader<'_> {
                 "a store of kind \"file\" is one path, as in [\"/etc/weft/cluster.json\"]",
             ),
         }
+    }
+}
+
+/// The password of a file, as of one that was changed under a running daemon.
+///
+/// # Errors
+/// What is wrong with the file, without anything of its content.
+pub fn read_password(text: &str) -> Result<String, String> {
+    let layers = Layers::new().file(text);
+    if layers.is_unreadable() {
+        return Err("it is no TOML".to_owned());
+    }
+    match layers.get("store.password") {
+        Some((Value::String(password), _)) if !password.is_empty() => Ok(password.clone()),
+        Some(_) => Err("store.password is no string with something in it".to_owned()),
+        None => Err("it has no store.password any more".to_owned()),
     }
 }
 

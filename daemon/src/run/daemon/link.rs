@@ -52,6 +52,15 @@ impl Daemon {
         self.store_heard.elapsed() < FAILOVER && !self.notices.all().any(for_good)
     }
 
+    /// One whom the store refused tries again as soon as somebody has changed what it refused.
+    pub(super) fn look_for_a_new_login(&mut self) {
+        let refused = self.notices.all().any(|notice| notice.code == "store-refuses");
+        if refused && self.store.has_new_login() {
+            tracing::info!("password or certificate were changed: the store is asked again");
+            self.tell(Input::NewLogin);
+        }
+    }
+
     pub(super) fn ask_again(&mut self) {
         self.count();
         for id in self.needs.ask_again() {

@@ -1,6 +1,7 @@
 //! Where the etcd cluster is and how to speak with it.
 
 use std::fmt;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct Conf {
     pub tls: Option<TlsFiles>,
     /// When the store asks for them.
     pub credentials: Option<Credentials>,
+    /// Where the password stands, if that can change.
+    pub password_file: Option<PasswordFile>,
     /// Deadlines.
     pub timing: Timing,
 }
@@ -28,7 +31,7 @@ impl Conf {
     /// For these endpoints, the rest by default.
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
         let (prefix, timing) = (Prefix::default(), Timing::default());
-        Self { endpoints, first: 0, prefix, tls: None, credentials: None, timing }
+        Self { endpoints, first: 0, prefix, tls: None, credentials: None, password_file: None, timing }
     }
 
     /// Refuses what cannot work.
@@ -119,6 +122,23 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// A file that holds the password; read anew for each connection after it changed.
+#[derive(Clone, Debug)]
+pub struct PasswordFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Finds the password in its text, or says what is wrong with that.
+    pub find: fn(&str) -> Result<String, String>,
+}
+
+impl PasswordFile {
+    /// The password as it stands there now.
+    pub fn read(&self) -> Result<String, String> {
+        let text = fs::read_to_string(&self.path).map_err(|error| error.to_string())?;
+        (self.find)(&text)
+    }
+}
+
 /// Deadlines and pauses.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -140,6 +160,8 @@ pub struct Timing {
     pub pause_first: Duration,
     /// The longest pause.
     pub pause_longest: Duration,
+    /// About so often etcd is asked for its alarms.
+    pub alarms: Duration,
 }
 
 impl Default for Timing {
@@ -154,6 +176,7 @@ impl Default for Timing {
             fresh: Duration::from_secs(1),
             pause_first: Duration::from_millis(250),
             pause_longest: Duration::from_secs(10),
+            alarms: Duration::from_secs(60),
         }
     }
 }

@@ -1,12 +1,12 @@
-//! One connection to one endpoint, made with the certificates as they are now.
+//! One connection to one endpoint, made with the certificates and the password as they are now.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 use std::{fs, io};
 
 use etcd_client::{Certificate, Client, ConnectOptions, GetOptions, Identity, TlsOptions};
 
-use super::conf::{Conf, Endpoint, TlsFiles};
+use super::conf::{Conf, Credentials, Endpoint, TlsFiles};
 use super::failure::{Context, Failure, Kind, Step};
 use crate::store::CONFIG;
 
@@ -41,8 +41,8 @@ pub struct Connection {
     files: Vec<FileStamp>,
 }
 
-/// Tells whether a file was replaced or rewritten.
-type FileStamp = Option<(SystemTime, u64)>;
+/// Tells whether a file was replaced or rewritten: its inode, change and length.
+pub type FileStamp = Option<(u64, i64, i64, u64)>;
 
 impl Connection {
     /// Makes a client and logs in. Without a user nothing is sent yet.
@@ -52,19 +52,26 @@ impl Connection {
     )]
     pub async fn open(conf: &Conf, index: usize, endpoint: &Endpoint) -> Result<Self, Failure> {
         let prepare = context(conf, endpoint, Step::Prepare);
+        // Before they are read: what is written meanwhile is read the next time.
         let files = stamps(conf);
-        let options = options(conf, endpoint).map_err(|why| prepare.fail(Kind::EndpointRefused, why))?;
+        let (credentials, stale) = credentials(conf);
+        let options =
+            options(conf, endpoint, credentials).map_err(|why| prepare.fail(Kind::EndpointRefused, why))?;
         let client = Client::connect([endpoint.as_str()], Some(options)).await;
         let client = client.map_err(|error| match &error {
             etcd_client::Error::TransportError(cause) => {
                 prepare.fail(Kind::EndpointRefused, unusable(conf, &super::failure::chain(cause)))
             }
-            answer => context(conf, endpoint, Step::LogIn).explain(answer),
+            answer => {
+                let mut failure = context(conf, endpoint, Step::LogIn).explain(answer);
+                failure.why.push_str(&stale);
+                failure
+            }
         })?;
         Ok(Self { index, client, files })
     }
 
-    /// Whether the certificates are still those it was made with.
+    /// Whether certificates and password are still those it was made with.
     pub fn is_current(&self, conf: &Conf) -> bool {
         self.files == stamps(conf)
     }
@@ -83,7 +90,11 @@ pub fn context<'a>(conf: &'a Conf, endpoint: &'a Endpoint, step: Step) -> Contex
     Context { endpoint: endpoint.as_str(), step, user, prefix: conf.prefix.as_str() }
 }
 
-fn options(conf: &Conf, endpoint: &Endpoint) -> Result<ConnectOptions, String> {
+fn options(
+    conf: &Conf,
+    endpoint: &Endpoint,
+    credentials: Option<Credentials>,
+) -> Result<ConnectOptions, String> {
     let timing = &conf.timing;
     let mut options = ConnectOptions::new()
         .with_connect_timeout(timing.connect)
@@ -92,14 +103,31 @@ fn options(conf: &Conf, endpoint: &Endpoint) -> Result<ConnectOptions, String> {
         .with_keep_alive_while_idle(false)
         .with_require_leader(true)
         .with_auto_token_refresh(true);
-    if let Some(credentials) = &conf.credentials {
-        options = options.with_user(&credentials.user, &credentials.password);
+    if let Some(Credentials { user, password }) = credentials {
+        options = options.with_user(user, password);
     }
     if endpoint.is_tls() {
         let files = conf.tls.as_ref().ok_or("the CA's file is not configured")?;
         options = options.with_tls(tls(files)?);
     }
     Ok(options)
+}
+
+/// The user, with the password as its file has it now. From a file that cannot be read the password of the start
+/// stays, with words for the case that it is refused.
+fn credentials(conf: &Conf) -> (Option<Credentials>, String) {
+    let Some(known) = conf.credentials.clone() else { return (None, String::new()) };
+    let Some(file) = &conf.password_file else { return (Some(known), String::new()) };
+    match file.read() {
+        Ok(password) => (Some(Credentials { password, ..known }), String::new()),
+        Err(problem) => {
+            let path = file.path.display();
+            (
+                Some(known),
+                format!(" (the password is that of the start: {path} cannot be read anew: {problem})"),
+            )
+        }
+    }
 }
 
 fn tls(files: &TlsFiles) -> Result<TlsOptions, String> {
@@ -131,10 +159,12 @@ fn paths(conf: &Conf) -> impl Iterator<Item = &PathBuf> {
     })
 }
 
-fn stamps(conf: &Conf) -> Vec<FileStamp> {
+/// Of every file that a connection is made with.
+pub fn stamps(conf: &Conf) -> Vec<FileStamp> {
     let stamp = |path: &PathBuf| {
         let facts = fs::metadata(path).ok()?;
-        Some((facts.modified().ok()?, facts.len()))
+        Some((facts.ino(), facts.ctime(), facts.ctime_nsec(), facts.len()))
     };
-    paths(conf).map(stamp).collect()
+    let password = conf.password_file.iter().map(|file| &file.path);
+    paths(conf).chain(password).map(stamp).collect()
 }

@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
-pub use text::chain;
+pub use text::{FULL, chain};
 
 use crate::store::StoreError;
 
@@ -50,6 +50,8 @@ pub enum Kind {
     Unknown,
     /// This endpoint cannot be used until somebody changes something; others may.
     EndpointRefused,
+    /// It ended a connection as one does who refuses our certificate; a member that stops does the same, once.
+    BrokeOff,
     /// No endpoint will do it until somebody changes something.
     Refused,
     /// No endpoint takes more data.
@@ -129,12 +131,8 @@ impl Context<'_> {
     /// The connection failed. `debug` names the types in the chain, of which one says that nothing was sent.
     pub fn broken(&self, chain: &str, debug: &str) -> Failure {
         let stood = !debug.contains("ConnectError(");
-        let (step, refused, why) = text::explain_connection(chain, stood, self);
-        let kind = match (refused, stood) {
-            (true, _) => Kind::EndpointRefused,
-            (false, false) => Kind::NotApplied,
-            (false, true) => Kind::Unknown,
-        };
+        let (step, kind, why) = text::explain_connection(chain, stood, self);
+        let kind = kind.unwrap_or(if stood { Kind::Unknown } else { Kind::NotApplied });
         Failure { step: step.unwrap_or(self.step), ..self.fail(kind, why) }
     }
 
@@ -148,24 +146,43 @@ impl Context<'_> {
 
 /// What several endpoints said, as one error. `failures` is not empty, and the last one ended the attempt.
 pub fn combine(failures: &[Failure], repeatable: bool) -> StoreError {
-    let reason = match failures {
+    let reason = all_of(failures);
+    let all_refused = failures.iter().all(|failure| failure.kind == Kind::EndpointRefused);
+    match failures.last().map(|last| last.kind) {
+        Some(Kind::Unknown) if !repeatable => StoreError::UnknownOutcome { reason },
+        Some(Kind::Refused) => StoreError::Refused { reason: last_of(failures) },
+        Some(Kind::NoSpace) => StoreError::NoSpace { reason: last_of(failures) },
+        Some(Kind::Compacted | Kind::NoLease | Kind::NotApplied | Kind::BrokeOff | Kind::Unknown) => {
+            StoreError::Unavailable { reason }
+        }
+        Some(Kind::EndpointRefused) if all_refused => StoreError::Refused { reason },
+        Some(Kind::EndpointRefused) | None => StoreError::Unavailable { reason },
+    }
+}
+
+/// What is the matter when the follower finds nobody, by what each of `endpoints` said last: the store refuses this
+/// node if the cluster said so, or most of its endpoints. One that refuses among others that are away is an outage.
+pub fn verdict(last: &[Failure], endpoints: usize) -> StoreError {
+    let count = |kind| last.iter().filter(|failure| failure.kind == kind).count();
+    if let Some(refusal) = last.iter().find(|failure| failure.kind == Kind::Refused) {
+        return StoreError::Refused { reason: refusal.to_string() };
+    }
+    let reason = all_of(last);
+    if 2 * count(Kind::EndpointRefused) > endpoints {
+        StoreError::Refused { reason }
+    } else {
+        StoreError::Unavailable { reason }
+    }
+}
+
+fn all_of(failures: &[Failure]) -> String {
+    match failures {
         [] => "no endpoint of the store is given".to_owned(),
         [only] => only.to_string(),
         several => {
             let all: Vec<_> = several.iter().map(Failure::to_string).collect();
             format!("none of {} endpoints answered: {}", several.len(), all.join("; "))
         }
-    };
-    let all_refused = failures.iter().all(|failure| failure.kind == Kind::EndpointRefused);
-    match failures.last().map(|last| last.kind) {
-        Some(Kind::Unknown) if !repeatable => StoreError::UnknownOutcome { reason },
-        Some(Kind::Refused) => StoreError::Refused { reason: last_of(failures) },
-        Some(Kind::NoSpace) => StoreError::NoSpace { reason: last_of(failures) },
-        Some(Kind::Compacted | Kind::NoLease | Kind::NotApplied | Kind::Unknown) => {
-            StoreError::Unavailable { reason }
-        }
-        Some(Kind::EndpointRefused) if all_refused => StoreError::Refused { reason },
-        Some(Kind::EndpointRefused) | None => StoreError::Unavailable { reason },
     }
 }
 

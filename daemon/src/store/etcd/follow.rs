@@ -3,6 +3,7 @@
 mod idle;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::{Notify, mpsc};
@@ -10,19 +11,27 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::calls::key_value;
 use super::conf::Endpoint;
-use super::connection::{Connection, Head, MAX_MESSAGE, context};
+use super::connection::{Connection, FileStamp, Head, MAX_MESSAGE, context};
 use super::failure::{Failure, Kind, Step, combine};
-use super::pool::Pool;
+use super::pool::{Pool, jitter};
 use super::{Notice, Notices};
 use crate::store::position::{Position, Start};
 use crate::store::{Resume, StoreError, WatchEvent, WatchInput};
 use idle::{Due, Idle};
+
+/// How often a store that refuses is given twice the pause: 5 s to 40 s.
+const MOST_DOUBLINGS: u32 = 3;
+
+/// How often certificates and password are looked at while the store refuses this node.
+const LOOK_AT_FILES: Duration = Duration::from_secs(1);
 
 struct Follower {
     pool: Arc<Pool>,
     position: Position,
     relist: Arc<Notify>,
     events: mpsc::Sender<WatchInput>,
+    /// How often in a row the store refused this node.
+    refusals: u32,
 }
 
 /// The receiver is gone.
@@ -52,9 +61,12 @@ pub async fn run(
     pool.expect(resume);
     let relist = Arc::new(Notify::new());
     let passing_on = pass_on(notices, relist.clone(), events.clone());
-    let mut follower = Follower { pool, position: Position::new(resume), relist, events: events.clone() };
+    let alarms = super::alarms::watch(pool.clone(), events.clone());
+    let mut follower =
+        Follower { pool, position: Position::new(resume), relist, events: events.clone(), refusals: 0 };
     tokio::select! {
         Closed = follower.follow() => {}
+        () = alarms => {}
         Closed = passing_on => {}
         () = events.closed() => {}
     }
@@ -82,34 +94,43 @@ impl Follower {
             if let Some(seen) = self.pool.seen() {
                 self.position.saw(seen.cluster, seen.revision);
             }
+            let files = self.pool.files();
             let error = match self.pool.connect().await {
                 Err(error) => error,
-                Ok((connection, endpoint, head)) => match self.stay(&connection, &endpoint, head).await {
-                    End::Closed => return Closed,
-                    End::Relist => continue,
-                    End::Failed(failure) => {
-                        self.pool.note(connection.index, &failure);
-                        combine(&[failure], true)
+                Ok((connection, endpoint, head)) => {
+                    self.refusals = 0;
+                    match self.stay(&connection, &endpoint, head).await {
+                        End::Closed => return Closed,
+                        End::Relist => continue,
+                        End::Failed(failure) => {
+                            self.pool.note(connection.index, &failure);
+                            combine(&[failure], true)
+                        }
                     }
-                },
+                }
             };
             let lost = self.position.failed(error.clone());
             if self.report(lost).await.is_err() {
                 return Closed;
             }
-            sleep(self.pause_after(&error)).await;
+            self.pause_after(&error, &files).await;
         }
     }
 
-    /// A refusal makes no endpoint pause, yet is not to be asked for again and again.
-    fn pause_after(&self, error: &StoreError) -> std::time::Duration {
+    /// A refusal is not asked for again and again: etcd works a tenth of a second on each password. New files end the
+    /// pause, as they may be what was missing.
+    async fn pause_after(&mut self, error: &StoreError, files: &[FileStamp]) {
         let pause = self.pool.pause();
-        match error {
-            StoreError::Refused { .. } => pause.max(self.pool.conf.timing.pause_longest / 2),
-            StoreError::Unavailable { .. }
-            | StoreError::UnknownOutcome { .. }
-            | StoreError::Compacted { .. }
-            | StoreError::NoSpace { .. } => pause,
+        if !matches!(error, StoreError::Refused { .. }) {
+            self.refusals = 0;
+            return sleep(pause).await;
+        }
+        let least = self.pool.conf.timing.pause_longest / 2;
+        let doubled = least.saturating_mul(1 << self.refusals.min(MOST_DOUBLINGS));
+        self.refusals = self.refusals.saturating_add(1);
+        let until = Instant::now() + pause.max(doubled.mul_f64(0.75 + jitter() / 4.0));
+        while Instant::now() < until && self.pool.files() == files {
+            sleep(LOOK_AT_FILES.min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::conf::{Conf, Endpoint};
-use super::connection::{Connection, Head, context};
-use super::failure::{Failure, Kind, Step, combine};
+use super::connection::{Connection, FileStamp, Head, context, stamps};
+use super::failure::{Failure, Kind, Step, combine, verdict};
 use super::locked;
 use super::rota::Rota;
 use crate::store::{Resume, StoreError};
@@ -33,6 +33,10 @@ pub struct Pool {
 struct State {
     rota: Rota,
     live: Vec<Option<Live>>,
+    /// Why the follower could not connect to each endpoint the last time, since it last was connected.
+    said: Vec<Option<Failure>>,
+    /// Certificates and password when they were last looked at for [`Pool::has_new_files`].
+    files: Vec<FileStamp>,
     /// What the store was last seen to be; another one, or an older one, is not asked before the follower accepted it.
     seen: Option<Head>,
 }
@@ -67,7 +71,8 @@ impl Pool {
     pub fn new(conf: Conf) -> Self {
         let count = conf.endpoints.len();
         let rota = Rota::new(count, conf.first, conf.timing.pause_first, conf.timing.pause_longest);
-        let state = State { rota, live: vec![None; count], seen: None };
+        let files = stamps(&conf);
+        let state = State { rota, live: vec![None; count], said: vec![None; count], files, seen: None };
         Self { conf, start: Instant::now(), state: Mutex::new(state) }
     }
 
@@ -109,17 +114,44 @@ impl Pool {
 
     /// A connection for the follower, and the store's head by a read just done; whatever store it is.
     pub async fn connect(&self) -> Result<(Connection, Endpoint, Head), StoreError> {
-        let mut failures = Vec::new();
         for (index, endpoint) in self.order() {
             match self.open(index, &endpoint).await {
-                Ok((connection, head)) => return Ok((connection, endpoint, head)),
+                Ok((connection, head)) => {
+                    locked(&self.state).said.fill(None);
+                    return Ok((connection, endpoint, head));
+                }
                 Err(failure) => {
                     self.note(index, &failure);
-                    failures.push(failure);
+                    if let Some(said) = locked(&self.state).said.get_mut(index) {
+                        *said = Some(in_view_of(said.take(), failure));
+                    }
                 }
             }
         }
-        Err(Failed { failures, repeat: Repeat::Safe }.into())
+        // By what all of them said last: one that pauses was not asked again.
+        let state = locked(&self.state);
+        let said: Vec<Failure> = state.said.iter().flatten().cloned().collect();
+        Err(verdict(&said, state.said.len()))
+    }
+
+    /// Of the files that connections are made with.
+    pub fn files(&self) -> Vec<FileStamp> {
+        stamps(&self.conf)
+    }
+
+    /// Whether one of them changed since this was last asked.
+    pub fn has_new_files(&self) -> bool {
+        let files = self.files();
+        let mut state = locked(&self.state);
+        std::mem::replace(&mut state.files, files.clone()) != files
+    }
+
+    /// A connection that stands: of the endpoint that is asked first, if it has one.
+    pub fn standing(&self) -> Option<Connection> {
+        let state = locked(&self.state);
+        let order = state.rota.order(self.start.elapsed());
+        let live = |index: usize| state.live.get(index)?.as_ref().map(|live| live.connection.clone());
+        order.into_iter().find_map(live)
     }
 
     /// The follower has told what store this is: it may be asked.
@@ -162,15 +194,18 @@ impl Pool {
         }
     }
 
-    /// The endpoint failed: its connection is given up, and it pauses. Not so when the store itself refused.
+    /// The endpoint failed: its connection is given up, and it pauses. It does not pause when the store itself refused.
     pub fn note(&self, index: usize, failure: &Failure) {
-        if is_final(failure.kind) {
+        let mut state = locked(&self.state);
+        // A login that was refused is tried with another password the next time.
+        if is_final(failure.kind) && failure.step != Step::LogIn {
             return;
         }
-        tracing::debug!(%failure, "an endpoint of the store failed");
-        let now = self.start.elapsed();
-        let mut state = locked(&self.state);
-        state.rota.failed(index, now, jitter());
+        if !is_final(failure.kind) {
+            tracing::debug!(%failure, "an endpoint of the store failed");
+            let now = self.start.elapsed();
+            state.rota.failed(index, now, jitter());
+        }
         if let Some(live) = state.live.get_mut(index) {
             *live = None;
         }
@@ -288,7 +323,37 @@ fn rewritten(head: Head, seen: Head) -> String {
     }
 }
 
-fn jitter() -> f64 {
+/// One who breaks off twice, or after having refused, refuses: a member that stops is not there the second time.
+fn in_view_of(before: Option<Failure>, failure: Failure) -> Failure {
+    let refused = |before: &Failure| matches!(before.kind, Kind::BrokeOff | Kind::EndpointRefused);
+    match before.filter(|before| failure.kind == Kind::BrokeOff && refused(before)) {
+        Some(before) => Failure { kind: Kind::EndpointRefused, ..before },
+        None => failure,
+    }
+}
+
+/// In 0..=1.
+pub fn jitter() -> f64 {
     // Without randomness the longest pause is as good as any.
     getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_who_breaks_off_again_refuses_in_the_words_of_the_first_time() {
+        let failure = |kind, why: &str| Failure {
+            endpoint: "https://a:1".to_owned(),
+            step: Step::Tls,
+            kind,
+            why: why.to_owned(),
+        };
+        let second = |first: Kind| in_view_of(Some(failure(first, "1")), failure(Kind::BrokeOff, "2"));
+        assert_eq!(second(Kind::BrokeOff), failure(Kind::EndpointRefused, "1"));
+        assert_eq!(second(Kind::EndpointRefused), failure(Kind::EndpointRefused, "1"));
+        assert_eq!(second(Kind::NotApplied), failure(Kind::BrokeOff, "2"), "it was away in between");
+        assert_eq!(in_view_of(None, failure(Kind::BrokeOff, "2")).kind, Kind::BrokeOff);
+    }
 }

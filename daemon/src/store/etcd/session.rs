@@ -84,7 +84,8 @@ async fn keep(pool: Arc<Pool>, notices: Arc<Notices>, key: String, lease: i64, t
     notices.add(Notice::Tell(WatchInput::SessionLost { key, reason }));
 }
 
-/// Returns when the lease has ended, or may have by now: when no renewal was answered that was sent within its life.
+/// Returns when the lease has ended, or may have by now: when no renewal was answered that was sent within its life;
+/// and when the store refuses to renew it.
 async fn renew_until_lost(pool: &Pool, lease: i64, life: Duration, granted: Instant) -> StoreError {
     let mut lost_at = granted + life;
     let mut next = granted + life / 3;
@@ -100,7 +101,8 @@ async fn renew_until_lost(pool: &Pool, lease: i64, life: Duration, granted: Inst
             Ok(Err(failed)) => {
                 let ended = failed.kind() == Some(Kind::NoLease);
                 let error = StoreError::from(failed);
-                if ended {
+                // Whoever is refused needs a person, who is to be told now.
+                if ended || matches!(error, StoreError::Refused { .. }) {
                     return error;
                 }
                 last = Some(error);

@@ -29,6 +29,8 @@ pub struct Faults {
 pub enum TxnFault {
     /// It never leaves, and the client knows: unavailable.
     NotSent,
+    /// The store refuses it: the user may read and not write.
+    Refused,
     /// It never arrives, and the client does not know: unknown outcome.
     Lost,
     /// It is decided on and perhaps applied, and the answer is lost: unknown outcome.

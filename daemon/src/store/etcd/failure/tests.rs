@@ -76,3 +76,28 @@ fn endpoints_that_all_refuse_are_a_refusal_and_one_that_is_down_leaves_hope() {
     let expected = "none of 2 endpoints answered: store https://b:1: read: no; store https://a:1: read: no";
     assert_eq!(both, StoreError::Unavailable { reason: expected.to_owned() });
 }
+
+#[test]
+fn the_follower_finds_a_refusal_if_the_cluster_or_most_endpoints_refuse() {
+    let [refused, down] = [Kind::EndpointRefused, Kind::NotApplied].map(|kind| failure("https://a:1", kind));
+    let by_login = failure("https://a:1", Kind::Refused);
+    let broke_off = failure("https://a:1", Kind::BrokeOff);
+    let is_refusal = |said: &[&Failure], endpoints: usize| {
+        let said: Vec<Failure> = said.iter().map(|failure| (*failure).clone()).collect();
+        matches!(verdict(&said, endpoints), StoreError::Refused { .. })
+    };
+    for (said, endpoints, expected) in [
+        (&[&refused][..], 1, true),
+        (&[&down], 1, false),
+        (&[&broke_off], 1, false),
+        (&[&refused, &down], 2, false),
+        (&[&refused, &refused, &down], 3, true),
+        (&[&refused, &down, &down], 3, false),
+        // The others were not asked yet.
+        (&[&refused], 3, false),
+        // That is the cluster's word, by whichever member.
+        (&[&down, &by_login], 3, true),
+    ] {
+        assert_eq!(is_refusal(said, endpoints), expected, "{said:?} of {endpoints}");
+    }
+}

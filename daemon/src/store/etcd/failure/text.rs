@@ -67,11 +67,15 @@ pub fn chain(error: &dyn Error) -> String {
 }
 
 /// What a broken connection means, which stood before or never did: the step (if another than the one attempted),
-/// whether it stays so until somebody changes something, and the sentence.
-pub fn explain_connection(chain: &str, stood: bool, context: &Context<'_>) -> (Option<Step>, bool, String) {
+/// its kind (if it is not just broken), and the sentence.
+pub fn explain_connection(
+    chain: &str,
+    stood: bool,
+    context: &Context<'_>,
+) -> (Option<Step>, Option<Kind>, String) {
     let lower = chain.to_lowercase();
     if let Some(why) = look_up(NOT_CONNECTED, &lower) {
-        return (Some(Step::Connect), false, why);
+        return (Some(Step::Connect), None, why);
     }
     let refused = if let Some((_, names)) = chain.split_once("not valid for name") {
         Some(another_name(names))
@@ -79,19 +83,19 @@ pub fn explain_connection(chain: &str, stood: bool, context: &Context<'_>) -> (O
         look_up(TLS_REFUSED, &lower).or_else(|| other_tls(chain, &lower))
     };
     if let Some(why) = refused {
-        return (Some(Step::Tls), true, why);
+        return (Some(Step::Tls), Some(Kind::EndpointRefused), why);
     }
     let (is_tls, is_new) = (context.endpoint.starts_with("https"), context.step == Step::FirstCall);
     match (is_tls, is_new, stood) {
         (true, _, false) if BROKEN_OFF.iter().any(|end| lower.contains(end)) => {
-            (Some(Step::Tls), true, NO_TLS.to_owned())
+            (Some(Step::Tls), Some(Kind::EndpointRefused), NO_TLS.to_owned())
         }
-        (true, true, true) => (Some(Step::Tls), false, ALERT_LOST.to_owned()),
+        (true, true, true) => (Some(Step::Tls), Some(Kind::BrokeOff), ALERT_LOST.to_owned()),
         (false, true, _) => {
             let why = format!("it does not answer as etcd does ({chain}). Does it want https://?");
-            (Some(Step::Connect), false, why)
+            (Some(Step::Connect), None, why)
         }
-        _ => (None, false, format!("the connection broke ({chain})")),
+        _ => (None, None, format!("the connection broke ({chain})")),
     }
 }
 
@@ -147,15 +151,14 @@ pub fn explain_answer(message: &str, context: &Context<'_>) -> (Kind, String) {
 
 const NO_LOGIN: &str = "Remove the user, or enable it there";
 
+/// What is the matter with a full etcd, and the cure.
+pub const FULL: &str = "etcd's database is full (alarm NOSPACE): it takes no more data. Compact and defragment it, \
+    then: etcdctl alarm disarm. Enable --auto-compaction-retention";
+
 /// A part of etcd's message, what it means, and the sentence, where `{}` stands for the message.
 const ANSWERS: &[(&str, Kind, &str)] = &[
     ("user name is empty", Kind::Refused, "the store asks for a user and a password, and none is configured"),
-    (
-        "database space exceeded",
-        Kind::NoSpace,
-        "etcd's database is full (alarm NOSPACE): it takes no more data. Compact and defragment it, then: \
-         etcdctl alarm disarm. Enable --auto-compaction-retention",
-    ),
+    ("database space exceeded", Kind::NoSpace, FULL),
     (
         "no leader",
         Kind::NotApplied,
