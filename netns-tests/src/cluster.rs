@@ -11,6 +11,7 @@
 mod conf;
 mod etcd;
 mod etcd_api;
+mod grants;
 mod ledger;
 mod monitor;
 mod pods;
@@ -29,6 +30,7 @@ use std::time::Duration;
 pub use conf::{Network, WeftdConf};
 pub use etcd::{Etcd, EtcdOptions, Snapshot};
 pub use etcd_api::KeyValue;
+pub use grants::{StopAtEnd, Watched, watch_grants};
 pub use ledger::{addresses_given, blocks_giving, doubly_given};
 pub use monitor::Monitor;
 pub use pods::{ClusterPod, Unreached, assert_all_reach_all, chain, chain_from, status, unreached};
@@ -174,9 +176,19 @@ impl ClusterLab {
 
     /// Starts `weftd` with a configuration of one's own.
     pub fn start_with(&self, node: usize, conf: WeftdConf, init: bool) -> &Weftd {
+        self.start_under(node, conf, &[], init)
+    }
+
+    /// Starts `weftd` with a clock that is `seconds` ahead of the plugin's: what pods leave has rested so long already.
+    pub fn start_ahead(&self, node: usize, conf: WeftdConf, seconds: u64, init: bool) -> &Weftd {
+        let seconds = seconds.to_string();
+        self.start_under(node, conf, &["unshare", "--time", "--boottime", &seconds], init)
+    }
+
+    fn start_under(&self, node: usize, conf: WeftdConf, wrap: &[&str], init: bool) -> &Weftd {
         let it = &self.nodes[node];
         let weftd = Weftd::new(&it.node, &self.lab.shared.dir, conf);
-        weftd.start(if init { &["--init"] } else { &[] });
+        weftd.start_under(wrap, if init { &["--init"] } else { &[] });
         assert!(it.weftd.set(weftd).is_ok(), "weftd of {} was started before", it.name());
         it.weftd()
     }

@@ -2,14 +2,15 @@
 //! block and its spare with a slow store, while blocks are being returned and claimed.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netns_tests::cluster::{
-    ClusterLab, ClusterPod, Layout, Network, PATIENCE, SlowLink, blocks_giving, long_or, require_cluster,
-    status,
+    ClusterLab, ClusterPod, Layout, Network, PATIENCE, SlowLink, StopAtEnd, addresses_given, blocks_giving,
+    chain, long_or, require_cluster, status, watch_grants,
 };
-use netns_tests::{Inside, wait_until};
+use netns_tests::{Inside, Pod, wait_until};
 
 fn small() -> Network {
     Network::default().with("block_size_v4 = 28").with("block_size_v6 = 124")
@@ -132,48 +133,117 @@ fn a34_installing_under_pod_churn_never_shows_half_of_anything() {
     });
 }
 
-/// 200 pods at once onto one block and its spare, the store 50 ms away. All start; none has an address from outside
-/// the node's blocks; none has another's.
+/// In the burst's cluster a block has eight addresses.
+fn tiny() -> Network {
+    Network::default().with("block_size_v4 = 29").with("block_size_v6 = 125").mode("veth")
+}
+
+/// How many pods start at once, and on which node.
+const BURST: usize = 200;
+const NODE: usize = 0;
+/// As many as fill four blocks, on each other node, again and again.
+const WAVE: usize = 30;
+/// Longer than an empty block has to rest before it goes back.
+const RESTED: u64 = 130;
+
+/// 200 pods at once on one node that has a block and its spare, together with room for 15; each request to the store
+/// takes 50 ms. Meanwhile the other nodes claim blocks and give them back, and before the second burst so does this
+/// one. All pods start, and whatever is given comes from a block that is the node's own at that moment.
 #[test]
-fn a_burst_of_pods_gets_blocks_from_a_slow_store() {
+fn a_burst_of_200_pods_on_one_node_gets_blocks_from_a_slow_store_while_others_claim_and_return() {
     if !require_cluster() {
         return;
     }
-    let lab = ClusterLab::new("burst", &Layout::default().nodes(2));
+    let lab = ClusterLab::new("burst", &Layout::default().nodes(4));
     let slow = SlowLink::start(&lab, Duration::from_millis(50));
-    for node in 0..2 {
-        let mut conf = lab.conf(node, &small().mode("veth"));
+    for node in 0..lab.nodes.len() {
+        let mut conf = lab.conf(node, &tiny());
         conf.endpoints = vec![slow.endpoint.clone()];
-        lab.start_with(node, conf, node == 0);
+        lab.start_ahead(node, conf, RESTED, node == NODE);
     }
     lab.wait_ready();
-    let count = long_or(200, 60);
-    for round in 0..long_or(3, 1) {
-        let started = Instant::now();
-        let pods: Vec<ClusterPod> = std::thread::scope(|scope| {
-            let lab = &lab;
-            let adds: Vec<_> =
-                (0..count).map(|n| scope.spawn(move || lab.pod(n % 2, &format!("r{round}n{n}")))).collect();
-            adds.into_iter().map(|add| add.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
-        });
-        let took = started.elapsed();
-        eprintln!("{count} pods in {took:?}");
-        assert!(took < long_or(Duration::from_secs(10), Duration::from_secs(25)), "{took:?}");
-        let given: BTreeSet<_> = pods.iter().flat_map(|pod| pod.ips.clone()).collect();
-        assert_eq!(given.len(), 2 * count, "an address was given twice");
-        for pod in &pods {
-            let blocks: Vec<weft_cni::ip::Subnet> =
-                blocks_giving(&pod.node).iter().filter_map(|block| block.parse().ok()).collect();
-            for ip in &pod.ips {
-                assert!(
-                    blocks.iter().any(|block| block.contains(*ip)),
-                    "{ip} is of no block of {}",
-                    pod.node.name()
-                );
-            }
+    let stop = AtomicBool::new(false);
+    let (bursts, watched) = std::thread::scope(|scope| {
+        let _stops = StopAtEnd(&stop);
+        let watching = scope.spawn(|| watch_grants(&lab, &stop));
+        for node in (0..lab.nodes.len()).filter(|node| *node != NODE) {
+            let (lab, stop) = (&lab, &stop);
+            scope.spawn(move || come_and_go(lab, node, stop));
         }
-        lab.assert_nothing_given_twice();
-        lab.assert_records_agree(PATIENCE);
-        pods.iter().for_each(ClusterPod::stop);
+        let bursts = [burst(&lab, "first"), burst(&lab, "second")];
+        stop.store(true, Ordering::Release);
+        (bursts, watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    for (from, to) in bursts {
+        let (claimed, returned) = watched.moves(from, to);
+        eprintln!("{BURST} pods in {:?}; {claimed} blocks claimed, {returned} returned", to - from);
+        assert!(returned > 0 && claimed + returned >= moves_of(to - from), "the other nodes stood still");
     }
+    eprintln!("{} addresses in {} looks", watched.addresses.len(), watched.looks);
+    assert!(
+        watched.outside.is_empty() && watched.twice.is_empty(),
+        "{:#?}",
+        (watched.outside, watched.twice)
+    );
+    assert!(watched.addresses.len() > 2 * BURST, "it saw only {} addresses", watched.addresses.len());
+    lab.assert_nothing_given_twice();
+    lab.assert_records_agree(PATIENCE);
+}
+
+/// How often a block moves in this time if one does each 100 ms.
+fn moves_of(time: Duration) -> usize {
+    usize::try_from(time.as_millis() / 100).unwrap_or(usize::MAX)
+}
+
+/// All pods at once, and all away again; returns when the first ADD began and the last one ended. Ends when the node
+/// has begun to give its blocks back.
+fn burst(lab: &ClusterLab, name: &str) -> (Instant, Instant) {
+    let node = &lab.nodes[NODE].node;
+    let chain = chain(node).unwrap_or_else(|error| panic!("{error}"));
+    let pods: Vec<Pod> = (0..BURST).map(|n| node.pod(&format!("{name}{n}"))).collect();
+    let from = Instant::now();
+    let given: Vec<IpAddr> = all_at_once(&pods, |pod| {
+        let result = chain.add(pod).unwrap_or_else(|failure| panic!("{name} burst: {failure}"));
+        let ips = result["ips"].as_array().into_iter().flatten();
+        ips.filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect::<Vec<_>>()
+    })
+    .concat();
+    let to = Instant::now();
+    assert!(to - from < long_or(Duration::from_secs(10), Duration::from_secs(25)), "{:?}", to - from);
+    let held = addresses_given(node);
+    assert_eq!(given.iter().filter(|ip| held.contains(*ip)).count(), 2 * BURST, "of {given:?}");
+    assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), 2 * BURST, "an address was given twice");
+    let blocks = blocks_giving(node).len();
+    all_at_once(&pods, |pod| chain.del(pod).unwrap_or_else(|failure| panic!("{name} burst: {failure}")));
+    wait_until("blocks go back", PATIENCE, || blocks_giving(node).len() < blocks);
+    (from, to)
+}
+
+/// Pods that use up several blocks and leave them, until told to stop.
+fn come_and_go(lab: &ClusterLab, node: usize, stop: &AtomicBool) {
+    let node = &lab.nodes[node].node;
+    let chain = chain(node).unwrap_or_else(|error| panic!("{error}"));
+    let pods: Vec<Pod> = (0..WAVE).map(|n| node.pod(&format!("wave{n}"))).collect();
+    while !stop.load(Ordering::Acquire) {
+        all_at_once(&pods, |pod| {
+            chain.add(pod).unwrap_or_else(|failure| panic!("{}: {failure}", node.name()))
+        });
+        all_at_once(&pods, |pod| {
+            chain.del(pod).unwrap_or_else(|failure| panic!("{}: {failure}", node.name()))
+        });
+        // A block and a spare, of each family.
+        wait_until("all blocks went back", PATIENCE, || {
+            blocks_giving(node).len() <= 4 || stop.load(Ordering::Acquire)
+        });
+    }
+}
+
+fn all_at_once<T: Send>(pods: &[Pod], work: impl Fn(&Pod) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let started: Vec<_> = pods.iter().map(|pod| scope.spawn(|| work(pod))).collect();
+        started
+            .into_iter()
+            .map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }

@@ -1,11 +1,14 @@
 //! Point 2: etcd away. Stopped, its leader killed, frozen, cut off, and restored from a backup that lacks what came
 //! after: pods start and stop, traffic flows, no address is given twice, and every record agrees again.
 
+#![expect(clippy::print_stderr, reason = "figures for the person who reads the log")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netns_tests::cluster::{
-    ClusterLab, ClusterPod, Layout, Network, PATIENCE, Prober, blocks_giving, long_or, require_cluster,
-    status,
+    ClusterLab, ClusterPod, Layout, Network, PATIENCE, Prober, StopAtEnd, Watched, blocks_giving, long_or,
+    require_cluster, status, timed, watch_grants,
 };
 use netns_tests::wait_until;
 
@@ -68,6 +71,7 @@ fn pods_start_stop_and_talk_while_all_of_etcd_is_stopped() {
     }
     lab.assert_records_agree(agreement());
     for report in Prober::finish_all(probers) {
+        eprintln!("etcd away: {report:?}; {rounds} rounds of six pods");
         report.assert_nothing_lost("etcd stopped and started");
     }
     lab.assert_nothing_given_twice();
@@ -160,26 +164,45 @@ fn restored(name: &str, past: bool) {
             etcd.drive_past(revision + 50);
         }
     });
-    lab.assert_records_agree(agreement());
-    let until = Instant::now() + long_or(Duration::from_secs(300), Duration::from_secs(5));
-    let mut round = 0;
-    while Instant::now() < until || round < 3 {
-        for node in 0..3 {
-            match lab.try_pod(node, &format!("new{round}")) {
-                Ok(pod) => later.push(pod),
-                // A pause in which nobody claims is what keeps it safe; what must not happen is a duplicate.
-                Err(refusal) => assert!(refusal.contains("\"code\":11"), "{refusal}"),
-            }
-        }
-        lab.assert_nothing_given_twice();
-        if later.len() > 60 {
-            later.drain(..20).for_each(|pod| pod.stop());
-        }
-        round += 1;
-    }
+    let (_, took) = timed(|| lab.assert_records_agree(agreement()));
+    let stop = AtomicBool::new(false);
+    let watched = std::thread::scope(|scope| {
+        let _stops = StopAtEnd(&stop);
+        let watching = scope.spawn(|| watch_grants(&lab, &stop));
+        start_and_stop(&lab, &mut later);
+        stop.store(true, Ordering::Release);
+        watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    let Watched { looks, addresses, outside, twice, .. } = watched;
+    eprintln!("{name}: records agreed after {took:?}; {} addresses in {looks} looks", addresses.len());
+    assert!(outside.is_empty() && twice.is_empty(), "{outside:#?} {twice:#?}");
     let all: Vec<&ClusterPod> = pods.iter().chain(later.iter().rev().take(4)).collect();
     netns_tests::cluster::assert_all_reach_all(&all);
     lab.assert_nothing_given_twice();
+}
+
+/// Pods start and stop on every node, for five minutes in the long form.
+fn start_and_stop(lab: &ClusterLab, pods: &mut Vec<ClusterPod>) {
+    let until = Instant::now() + long_or(Duration::from_secs(300), Duration::from_secs(5));
+    let (mut round, mut refused) = (0, 0);
+    while Instant::now() < until || round < 3 {
+        for node in 0..3 {
+            match lab.try_pod(node, &format!("new{round}")) {
+                Ok(pod) => pods.push(pod),
+                // A pause in which nobody claims is what keeps it safe; what must not happen is a duplicate.
+                Err(refusal) => {
+                    assert!(refusal.contains("\"code\":11"), "{refusal}");
+                    refused += 1;
+                }
+            }
+        }
+        lab.assert_nothing_given_twice();
+        if pods.len() > 60 {
+            pods.drain(..20).for_each(|pod| pod.stop());
+        }
+        round += 1;
+    }
+    eprintln!("{round} rounds of three pods, {refused} refused for the pause after a restore");
 }
 
 /// C2: a node is removed while it cannot hear of it, and boots without the store: what it then gives, nobody else

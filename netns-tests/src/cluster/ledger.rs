@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use weft_cni::ip::Subnet;
@@ -11,9 +12,24 @@ use crate::node::Node;
 
 /// The addresses that pods of a node have, and the node's own reserved ones.
 pub fn addresses_given(node: &Node) -> BTreeSet<IpAddr> {
+    addresses_held(node).into_keys().collect()
+}
+
+/// The same, each with the inode of its file: given again to another, an address has another.
+pub(super) fn addresses_held(node: &Node) -> BTreeMap<IpAddr, u64> {
     let blocks = block_folders(node).into_iter().filter(|folder| name(folder).is_some());
     let files = blocks.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
-    files.filter_map(|file| file.file_name().to_str()?.parse().ok()).collect()
+    files
+        .filter_map(|file| Some((file.file_name().to_str()?.parse().ok()?, file.metadata().ok()?.ino())))
+        .collect()
+}
+
+/// The folders of the blocks that a node was granted, each with its inode: granted again, a block has another.
+pub(super) fn blocks_held(node: &Node) -> BTreeMap<Subnet, u64> {
+    let folders = block_folders(node).into_iter();
+    folders
+        .filter_map(|folder| Some((cidr(name(&folder)?).parse().ok()?, fs::metadata(&folder).ok()?.ino())))
+        .collect()
 }
 
 /// The blocks that a node gives addresses of: granted, and not set aside.
