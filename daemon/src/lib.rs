@@ -7,6 +7,7 @@ pub mod command;
 pub mod conf;
 pub mod conflist;
 pub mod files;
+pub mod forward;
 pub mod install;
 mod ipam_show;
 pub mod metrics;

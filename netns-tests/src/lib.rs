@@ -34,7 +34,9 @@ pub use lab::{Lab, Wire};
 pub use node::Node;
 pub use outcome::{CniError, Outcome};
 pub use pod::Pod;
-pub use require::{probe_containerd, reference_bin_dir, require, require_containerd, weft_bin_dir};
+pub use require::{
+    probe_containerd, reference_bin_dir, require, require_containerd, require_programs, weft_bin_dir,
+};
 pub use residue::{Allow, Residue};
 pub use runtime::{CriError, CriPod, ExecOutput, Runtime};
 pub use seen::Listener;

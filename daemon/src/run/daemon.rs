@@ -1,5 +1,6 @@
 //! The loop: what happened goes into the machine, what comes out is done in its order.
 
+mod foreign;
 mod link;
 mod look;
 mod offer;
@@ -16,6 +17,7 @@ use weft_cni::ip::IfAddr;
 use weft_overlay::PlaneReport;
 use weft_overlay::wanted::{Changed, Wanted};
 
+use self::foreign::Foreign;
 use self::look::ADDRESSES_WAY_OUT;
 use super::document::Document;
 use super::host;
@@ -52,6 +54,7 @@ enum Event {
     Collected(Result<usize, String>),
     HostChanged(host::Changed),
     Mended(Result<usize, String>),
+    ForeignMinded(Result<usize, String>),
     HostUnknown(String),
 }
 
@@ -80,6 +83,7 @@ pub struct Daemon {
     ready: bool,
     told_ready: bool,
     conflist: Option<Conflist>,
+    foreign: Foreign,
     calls: usize,
 }
 
@@ -114,6 +118,7 @@ impl Daemon {
             ready: false,
             told_ready: false,
             conflist: None,
+            foreign: Foreign::default(),
             calls: 0,
             conf,
             places,
@@ -280,6 +285,7 @@ impl Daemon {
                 }
                 self.notices.set("pod-routes", result.map(drop), "It is tried again each minute");
             }
+            Event::ForeignMinded(result) => self.foreign_minded(result),
             Event::HostUnknown(sentence) => {
                 self.notices.set(
                     "addresses",
@@ -324,6 +330,7 @@ impl Daemon {
             tracing::info!(?links, pod_mtu = report.pod_mtu, "other nodes are reached by");
         }
         self.report = Some(report);
+        self.mind_foreign();
         self.offer();
     }
 

@@ -82,6 +82,7 @@ impl Daemon {
             return Err(broken("the data plane's thread ended: weftd ends, and the network stays"));
         }
         self.count();
+        self.mind_foreign();
         Ok(())
     }
 
