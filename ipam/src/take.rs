@@ -226,8 +226,10 @@ impl Search<'_> {
         let Some((at, segment)) = found else { return };
         match &self.stage {
             // Open already.
-            Stage::Cool(Walk { segment, current: Some(steps) }) if *segment == at => steps.slots.note_use(*index),
-            _ => {
+            Stage::Cool(Walk { segment, current: Some(steps) }) if *segment == at => {
+                steps.slots.note_use(*index)
+            }
+            Stage::Requested(_) | Stage::Cool(_) | Stage::Listed { .. } => {
                 if let Ok(slots) = open_slots(self.attachment.state(), segment) {
                     slots.note_use(*index);
                 }
