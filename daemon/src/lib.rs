@@ -11,6 +11,7 @@ pub mod forward;
 pub mod install;
 mod ipam_show;
 pub mod metrics;
+pub mod mirror;
 pub mod notify;
 pub mod rights;
 pub mod run;

@@ -3,6 +3,7 @@
 mod foreign;
 mod link;
 mod look;
+mod mirror;
 mod offer;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use weft_overlay::wanted::{Changed, Wanted};
 
 use self::foreign::Foreign;
 use self::look::ADDRESSES_WAY_OUT;
+use self::mirror::Mirror;
 use super::document::Document;
 use super::host;
 use super::local::Local;
@@ -32,6 +34,7 @@ use crate::command::{Failure, Verdict};
 use crate::conf::Conf;
 use crate::conflist::Conflist;
 use crate::files;
+use crate::mirror::Blocks;
 use crate::notify::Notifier;
 use crate::socket::{Asked, Server};
 use crate::store::{Store, StoreReply, WatchInput};
@@ -55,6 +58,7 @@ enum Event {
     HostChanged(host::Changed),
     Mended(Result<usize, String>),
     ForeignMinded(Result<usize, String>),
+    UseMirrored(Result<Option<Blocks>, String>),
     HostUnknown(String),
 }
 
@@ -84,6 +88,7 @@ pub struct Daemon {
     told_ready: bool,
     conflist: Option<Conflist>,
     foreign: Foreign,
+    mirror: Mirror,
     calls: usize,
 }
 
@@ -119,6 +124,7 @@ impl Daemon {
             told_ready: false,
             conflist: None,
             foreign: Foreign::default(),
+            mirror: Mirror::default(),
             calls: 0,
             conf,
             places,
@@ -286,6 +292,7 @@ impl Daemon {
                 self.notices.set("pod-routes", result.map(drop), "It is tried again each minute");
             }
             Event::ForeignMinded(result) => self.foreign_minded(result),
+            Event::UseMirrored(result) => self.use_mirrored(result),
             Event::HostUnknown(sentence) => {
                 self.notices.set(
                     "addresses",
