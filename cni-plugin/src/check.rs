@@ -18,7 +18,7 @@ use weft_netlink::{Protocol, Socket, addr, route, rules};
 use crate::addressing::{Granted, plan};
 use crate::conf::{BridgeConf, Conf, Ipam, Mode};
 use crate::pod::Pod;
-use crate::{bridge, del, masquerade};
+use crate::{bridge, del, forward, masquerade};
 
 /// Compares an attachment with the kernel.
 ///
@@ -33,6 +33,8 @@ pub fn check(call: &Call<'_>, conf: &Conf, deadline: Deadline) -> Result<(), Err
     let record = check_record(call, conf, &previous, &mut kernel, deadline, &mut findings)?;
     check_host(call, conf, record.as_ref(), &previous, &mut kernel, &mut findings)?;
     check_rules(conf, record.as_ref(), &previous, &mut findings)?;
+    let speaks = |ipv4| previous.ips.iter().any(|ip| ip.address.addr().is_ipv4() == ipv4);
+    findings.extend(forward::check(conf, speaks)?);
     match delegate_check(call, deadline) {
         Err(error) if findings.is_empty() => return Err(error),
         Err(error) => findings.push(error.to_string()),

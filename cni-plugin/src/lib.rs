@@ -10,6 +10,7 @@ mod check;
 mod child;
 mod conf;
 mod del;
+mod forward;
 mod forwarding;
 mod gc;
 mod link;

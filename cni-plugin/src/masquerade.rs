@@ -10,6 +10,7 @@ use weft_netlink::rules::{self, Interval, Masquerade};
 use weft_netlink::{Protocol, Socket};
 
 use crate::addressing::{Plan, PodAddress};
+use crate::forward;
 
 /// What has to be masqueraded for a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,12 +63,9 @@ pub fn ensure(state: &State, wanted: &Wanted) -> Result<Vec<String>, Error> {
     for name in &names {
         state.note_verified(name, now)?;
     }
-    // As the socket is open: the fault that costs people most time, and that no rule of ours can mend.
-    let drops = rules::forward_policy_drops(&mut socket).map_err(failed)?;
-    Ok(drops
-        .iter()
-        .map(|chain| format!("warning: the chain {chain} drops forwarded packets by policy"))
-        .collect())
+    // As the socket is open.
+    let closed = forward::closed(&mut socket).map_err(failed)?;
+    Ok(closed.iter().map(|sentence| format!("warning: {sentence}")).collect())
 }
 
 /// What is wanted and not in the kernel, for CHECK.

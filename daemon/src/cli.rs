@@ -133,8 +133,13 @@ enum IpamVerb {
     /// Show every attachment and how full the ranges are
     #[command(after_help = ipam_show::HELP)]
     Show {
+        /// What all nodes told the store about their blocks, instead of this node's attachments
+        #[arg(long)]
+        cluster: bool,
         #[command(flatten)]
         output: OutputArg,
+        #[command(flatten)]
+        conf: ConfArgs,
     },
 }
 
@@ -231,7 +236,10 @@ fn dispatch(verb: Verb) -> Result<Verdict, Failure> {
         Verb::Node(NodeVerb::Rm { name, force, destroyed, conf }) => {
             command::node::rm(&conf.0, &name, command::node::Force { force, destroyed })
         }
-        Verb::Ipam(IpamVerb::Show { output }) => {
+        Verb::Ipam(IpamVerb::Show { cluster: true, output, conf }) => {
+            ipam_show::run_cluster(&conf.0, output.output)
+        }
+        Verb::Ipam(IpamVerb::Show { output, .. }) => {
             ipam_show::run(output.output).map_err(Failure::could_not_tell)
         }
         Verb::Install { from, conf } => command::install::install(&conf.0, from.as_deref()),
@@ -257,7 +265,8 @@ mod tests {
             (&["weftd", "ipam", "show", "-o", "json"], Output::Json),
             (&["weftd", "ipam", "show", "--output=json"], Output::Json),
         ] {
-            let Verb::Ipam(IpamVerb::Show { output }) = Cli::try_parse_from(words).unwrap().command else {
+            let Verb::Ipam(IpamVerb::Show { output, .. }) = Cli::try_parse_from(words).unwrap().command
+            else {
                 panic!("another command")
             };
             assert_eq!(output.output, expected, "{words:?}");

@@ -6,7 +6,7 @@ pub mod install;
 pub mod node;
 pub mod repair;
 pub mod status;
-mod store;
+pub mod store;
 mod table;
 
 use std::io::{self, Write};
@@ -57,7 +57,7 @@ impl From<Vec<Invalid>> for Failure {
 }
 
 /// Prints what a command has to say.
-fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
         // A reader that has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -68,7 +68,7 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Runs a future to its end, for commands that speak to the store.
-fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::could_not_tell(format!("start: {error}")))?.block_on(work)
 }

@@ -280,4 +280,6 @@ pub struct UnderlayConf {
 pub enum ForeignForward {
     /// Say it in `status` and the log.
     Report,
+    /// Also accept the pods' networks there, by `iptables`.
+    Iptables,
 }

@@ -1,6 +1,7 @@
 //! `weftd ipam show`: who has which address on this node, how full the ranges are, and what is odd about it.
 //! Changes nothing, but for what every operation does first: records that were lost are rebuilt from the kernel.
 
+mod cluster;
 mod observe;
 mod print;
 mod ranges;
@@ -14,6 +15,8 @@ use serde::Serialize;
 use crate::cli::Output;
 use crate::command::Verdict;
 
+pub use cluster::run as run_cluster;
+
 pub const HELP: &str = "\
 STATE is what is written down:
   done        the pod was attached
@@ -25,6 +28,9 @@ STATE is what is written down:
   reserved    no pod's: the node keeps the address for itself
 ALIVE says whether its interface is still in the kernel.
 SIZE counts every address of the range, a gateway in it too.
+
+With --cluster: the blocks of all nodes, with the pods' addresses as each node last told the store, some seconds to a
+minute after a change. It is for people: a node that has not told yet, or long ago, is no fault.
 
 Exit code: 0 all is well, 1 something is odd (each is explained below the tables), 2 it could not be told.";
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 
 use weft_cni::error::Error;
 use weft_cni::ip::Subnet;
@@ -38,6 +39,20 @@ impl State {
     /// Code 5 on a disk fault.
     pub fn block_usage(&self, cooldown: u64) -> Result<Vec<BlockUsage>, Error> {
         granted(self)?.iter().map(|block| self.usage_of(block, cooldown)).collect()
+    }
+
+    /// The addresses that pods have, block by block, ascending.
+    ///
+    /// # Errors
+    /// Code 5 on a disk fault.
+    pub fn block_addresses(&self) -> Result<Vec<(Subnet, Vec<IpAddr>)>, Error> {
+        let kept: Vec<IpAddr> = self.reserved()?.into_iter().map(|kept| kept.address).collect();
+        let of_block = |block: Segment| {
+            let taken =
+                taken_in(self, &block.folder).map_err(|error| self.io("list the addresses in", &error))?;
+            Ok((block.subnet, taken.into_iter().filter(|ip| !kept.contains(ip)).collect()))
+        };
+        granted(self)?.into_iter().map(of_block).collect()
     }
 
     /// Lets pods get no more addresses of `block`; those that they have stay. An ADD that is under way may still

@@ -10,6 +10,7 @@ mod deletion;
 mod error;
 mod events;
 pub mod fdb;
+mod legacy;
 pub mod link;
 pub mod neigh;
 pub mod netns;

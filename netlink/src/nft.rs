@@ -327,6 +327,29 @@ pub fn dump_base_chains(socket: &mut Socket) -> Result<Vec<FoundChain>> {
     socket.dump(&request, |(_, body)| Ok(parse_base_chain(body)))
 }
 
+/// How many rules of a table, or of one chain of it, have `word` in their encoding: in a comment, of whichever kind, or in a
+/// name. For rules of others, which are not to be understood.
+pub fn count_rules_with(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    chain: Option<&str>,
+    word: &[u8],
+) -> Result<usize> {
+    let mut attributes = Attributes::new().text(NFTA_RULE_TABLE, table);
+    if let Some(chain) = chain {
+        attributes = attributes.text(NFTA_RULE_CHAIN, chain);
+    }
+    let request = message(NFT_MSG_GETRULE, 0, family as u8, &attributes);
+    // Each rule names its table and chain first.
+    let has = |body: &[u8]| {
+        let rule = attributes::read(body.get(ANSWER_HEADER_LEN..).unwrap_or_default());
+        let mut content = rule.filter(|(kind, _)| [NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA].contains(kind));
+        content.any(|(_, bytes)| bytes.windows(word.len()).any(|window| window == word))
+    };
+    Ok(socket.dump(&request, |(_, body)| Ok(has(body).then_some(())))?.len())
+}
+
 fn message(kind: u16, flags: u16, family: u8, attributes: &Attributes) -> Request {
     let mut payload = vec![family, 0, 0, 0];
     payload.extend_from_slice(attributes.as_bytes());

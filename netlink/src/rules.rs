@@ -4,6 +4,7 @@
 //! is not sent again. A damaged table (`nft flush ruleset`, a deleted rule) is repaired on the way. Elements that
 //! others put into the sets stay. The caller opens the netfilter socket: its close may wait 8–24 ms.
 
+mod forward;
 mod interval;
 mod masquerade;
 mod overlay;
@@ -11,12 +12,14 @@ mod spoof_guard;
 
 use netlink_packet_core::NLM_F_EXCL;
 
+pub use self::forward::{ForwardChain, Tool, WEFT_COMMENT, forward_chains, legacy_forward_chains};
+pub(crate) use self::forward::{HOOK_FORWARD, of_legacy};
 pub use self::interval::Interval;
 pub use self::masquerade::{Masquerade, ensure_masquerade, missing_masquerade, remove_masquerade_source};
 pub use self::overlay::{Overlay, OverlayState, ensure_overlay, remove_tables};
 pub use self::spoof_guard::{guard_port, port_is_guarded, unguard_port};
 use crate::error::Result;
-use crate::nft::{self, BaseChain, Batch, Expression, Family, Set, Table};
+use crate::nft::{self, BaseChain, Batch, Expression, Set, Table};
 use crate::socket::Socket;
 
 /// Name of Weft's table in each family.
@@ -31,11 +34,6 @@ const ATTEMPTS: usize = 20;
 /// What the kernel says when another writer came in between: the generation changed, the table was made, intervals
 /// are gone, or overlap with new ones.
 const OVERTAKEN: [i32; 4] = [libc::ERESTART, libc::EEXIST, libc::ENOENT, libc::ENOTEMPTY];
-/// `NF_INET_FORWARD` (include/uapi/linux/netfilter.h).
-const HOOK_FORWARD: u32 = 2;
-/// The families in which a forwarded packet can be dropped, as `nft` names them.
-const IP_FAMILIES: [(Family, &str); 3] =
-    [(Family::Inet, "inet"), (Family::Ipv4, "ip"), (Family::Ipv6, "ip6")];
 
 /// One table of ours: its sets, its only chain and that chain's rules.
 struct Schema {
@@ -158,18 +156,4 @@ fn settled<T: PartialEq>(
         before = Some(observed);
         generation = now;
     }
-}
-
-/// Names of the foreign base chains that drop what they forward unless a rule of theirs accepts it, for example
-/// `ip filter FORWARD`. An accept elsewhere cannot help against them. Rules of the legacy iptables are not seen.
-pub fn forward_policy_drops(socket: &mut Socket) -> Result<Vec<String>> {
-    let chains = nft::dump_base_chains(socket)?;
-    let drops = chains.into_iter().filter(|chain| chain.drops && chain.hook == HOOK_FORWARD);
-    let foreign = drops.filter(|chain| chain.table != TABLE_NAME);
-    Ok(foreign
-        .filter_map(|chain| {
-            let (_, family) = IP_FAMILIES.iter().find(|(family, _)| *family as u8 == chain.family)?;
-            Some(format!("{family} {} {}", chain.table, chain.name))
-        })
-        .collect())
 }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "options and requests of Linux alone")]
 #![expect(
     clippy::cast_possible_truncation,
-    reason = "sizes of a few bytes, and BPF codes, which are 16 bits wide"
+    reason = "sizes of buffers, and BPF codes, which are 16 bits wide"
 )]
 
 use std::io;
@@ -32,6 +32,16 @@ pub fn u64_option(fd: BorrowedFd<'_>, option: i32) -> io::Result<u64> {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut length)
     };
     if outcome == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads a socket option whose question and answer are one structure (getsockopt(2)).
+pub fn read_option(fd: BorrowedFd<'_>, level: i32, option: i32, buffer: &mut [u8]) -> io::Result<()> {
+    let mut length = buffer.len() as libc::socklen_t;
+    // SAFETY: the pointers describe `buffer` and `length`, which live across the call.
+    let outcome = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, option, buffer.as_mut_ptr().cast(), &raw mut length)
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The kind of a namespace file, one of `CLONE_NEW…` (ioctl_ns(2), Linux 4.11); `None` if it is none.

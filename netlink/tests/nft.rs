@@ -17,8 +17,8 @@ use nix::sched::{CloneFlags, unshare};
 use weft_netlink::netns::Netns;
 use weft_netlink::nft::{self, BaseChain, Batch, Expression, Family, Table};
 use weft_netlink::rules::{
-    Interval, Masquerade, ensure_masquerade, forward_policy_drops, guard_port, missing_masquerade,
-    port_is_guarded, remove_masquerade_source, unguard_port,
+    ForwardChain, Interval, Masquerade, Tool, ensure_masquerade, forward_chains, guard_port,
+    missing_masquerade, port_is_guarded, remove_masquerade_source, unguard_port,
 };
 use weft_netlink::{Protocol, Socket};
 
@@ -328,11 +328,22 @@ fn thousands_of_intervals_fit() {
     });
 }
 
+fn closed(socket: &mut Socket) -> Vec<String> {
+    let mut closed: Vec<String> = forward_chains(socket)
+        .unwrap()
+        .iter()
+        .filter(|chain| chain.is_closed())
+        .map(ForwardChain::describe)
+        .collect();
+    closed.sort();
+    closed
+}
+
 #[test]
 fn a_foreign_policy_of_drop_is_named() {
     in_fresh_namespace(|| {
         let socket = &mut netfilter();
-        assert!(forward_policy_drops(socket).unwrap().is_empty());
+        assert!(closed(socket).is_empty());
         for (family, table, name, hook, policy) in [
             ("ip", "filter", "FORWARD", "forward", "drop"),
             ("inet", "fw", "routed", "forward", "drop"),
@@ -343,10 +354,74 @@ fn a_foreign_policy_of_drop_is_named() {
             run(&format!("nft add table {family} {table}; nft add chain {family} {table} plain
                  nft 'add chain {family} {table} {name} {{ type filter hook {hook} priority 0; policy {policy}; }}'"));
         }
-        let mut found = forward_policy_drops(socket).unwrap();
-        found.sort();
-        assert_eq!(found, ["inet fw routed", "ip filter FORWARD"]);
+        assert_eq!(closed(socket), ["inet fw routed", "ip filter FORWARD"]);
+        // Whoever opens it for the pods says so in a comment, wherever in the table.
+        run("nft add rule inet fw plain ip saddr 10.7.0.0/16 accept comment '\"pods of weft\"'");
+        assert_eq!(closed(socket), ["ip filter FORWARD"]);
     });
+}
+
+/// The kernel itself is asked, without the program; and a table that is not there is not made by asking.
+#[test]
+fn a_legacy_policy_of_drop_is_named_and_rules_with_wefts_comment_are_counted() {
+    if !has("iptables-legacy") || !has("ip6tables-legacy") {
+        return;
+    }
+    in_fresh_namespace(|| {
+        let socket = &mut netfilter();
+        assert!(forward_chains(socket).unwrap().is_empty());
+        let names = fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap();
+        assert_eq!(names, "", "asking made a table");
+        let legacy = |command: &str| {
+            for program in ["iptables-legacy", "ip6tables-legacy"] {
+                run(&format!("{program} -w 10 {command}"));
+            }
+        };
+        legacy("-N OTHER");
+        legacy("-A FORWARD -i eth7 -j OTHER");
+        assert!(closed(socket).is_empty(), "the policy is ACCEPT");
+        legacy("-P FORWARD DROP");
+        legacy("-P INPUT ACCEPT");
+        assert_eq!(
+            closed(socket),
+            ["ip filter FORWARD (legacy iptables)", "ip6 filter FORWARD (legacy iptables)"]
+        );
+        legacy("-I FORWARD -i cbr0 -m comment --comment weft-pod-network -j ACCEPT");
+        legacy("-I FORWARD -o cbr0 -m comment --comment weft-pod-network -j ACCEPT");
+        legacy("-I OTHER -o cbr0 -m comment --comment weft-pod-network -j ACCEPT");
+        let found = forward_chains(socket).unwrap();
+        let seen: Vec<_> = found.iter().map(|chain| (chain.family, chain.tool, chain.tagged)).collect();
+        assert_eq!(seen, [("ip", Tool::IptablesLegacy, 2), ("ip6", Tool::IptablesLegacy, 2)]);
+        assert!(closed(socket).is_empty());
+        legacy("-P FORWARD ACCEPT");
+        assert!(forward_chains(socket).unwrap().iter().all(|chain| !chain.drops && chain.tagged == 2));
+    });
+}
+
+#[test]
+fn rules_with_wefts_comment_are_counted_in_iptables_nft_chains() {
+    if !has("iptables-nft") {
+        return;
+    }
+    in_fresh_namespace(|| {
+        let socket = &mut netfilter();
+        run("iptables-nft -P FORWARD DROP");
+        run("iptables-nft -N OTHER; iptables-nft -A FORWARD -j OTHER");
+        run("iptables-nft -I FORWARD -s 10.7.0.0/16 -m comment --comment weft-pod-network -j ACCEPT");
+        run("iptables-nft -I OTHER -s 10.7.0.0/16 -m comment --comment weft-pod-network -j ACCEPT");
+        let found = forward_chains(socket).unwrap();
+        let seen: Vec<_> = found.iter().map(|chain| (chain.tool, chain.drops, chain.tagged)).collect();
+        assert_eq!(seen, [(Tool::IptablesNft, true, 1)]);
+    });
+}
+
+/// Says loudly what is not there.
+fn has(program: &str) -> bool {
+    let there = Command::new(program).arg("--version").output().is_ok();
+    if !there {
+        println!("SKIPPED: there is no {program}");
+    }
+    there
 }
 
 #[test]

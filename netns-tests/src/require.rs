@@ -37,6 +37,11 @@ pub fn require_containerd() -> bool {
     granted(probe_containerd())
 }
 
+/// Whether further programs are installed; [`require`] says what happens when not.
+pub fn require_programs(programs: &[&str]) -> bool {
+    granted(programs.iter().try_for_each(|program| installed(program)))
+}
+
 /// Whether this machine can run labs with a container runtime, and what is missing if not.
 pub fn probe_containerd() -> Result<(), String> {
     probe()?;

@@ -17,6 +17,8 @@ use crate::wanted::{Changed, Wanted};
 
 /// Everything is read again this often, in case an event was never sent.
 const RESYNC: Duration = Duration::from_secs(60);
+/// The legacy iptables tell nobody when they change: a look at two files of /proc, mostly empty, this often.
+const LEGACY: Duration = Duration::from_secs(10);
 /// Events come in bursts: a pass waits until so long nothing came,
 const QUIET: Duration = Duration::from_millis(10);
 /// but no longer than this.
@@ -202,12 +204,16 @@ impl Debounce {
 impl<R: FnMut(PlaneReport)> Loop<R> {
     fn run(mut self) {
         let mut resync_at = Instant::now() + RESYNC;
+        let mut legacy_at = Instant::now() + LEGACY;
         let mut debounce = Debounce::default();
         loop {
             let now = Instant::now();
             let retry = self.reconciler.next(now);
-            let until =
-                [debounce.due, retry, Some(resync_at)].into_iter().flatten().min().unwrap_or(resync_at);
+            let until = [debounce.due, retry, Some(resync_at), Some(legacy_at)]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(resync_at);
             self.wait(until.saturating_duration_since(now));
             let inbox = self.shared.take();
             if inbox.stop {
@@ -218,6 +224,11 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
                 self.reconciler.resync();
                 resync_at = now + RESYNC;
                 debounce.due = Some(now);
+            }
+            if now >= legacy_at {
+                legacy_at = now + LEGACY;
+                self.reconciler.look_at_legacy();
+                self.tell();
             }
             if self.reconciler.hear(now) {
                 debounce.note(now);
@@ -246,12 +257,16 @@ impl<R: FnMut(PlaneReport)> Loop<R> {
             }
             self.reconciler.hear(Instant::now());
         }
+        self.tell();
+        !more
+    }
+
+    fn tell(&mut self) {
         let report = self.reconciler.report();
         if self.last.as_ref() != Some(&report) {
             self.last = Some(report.clone());
             (self.report)(report);
         }
-        !more
     }
 
     /// Until an event comes or the time is over.

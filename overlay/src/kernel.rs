@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use weft_netlink::rules::{self, Overlay, OverlayState};
+use weft_netlink::rules::{self, ForwardChain, Overlay, OverlayState};
 use weft_netlink::{Drained, EventStream, Protocol, Result, Socket, nft, route};
 
 use crate::dirty::Dirty;
@@ -161,12 +161,12 @@ impl Kernel {
         rules::ensure_overlay(&mut self.rules, &mut self.state, wanted, may_remove)
     }
 
-    /// Foreign chains that drop what they forward.
+    /// Foreign chains that forwarded packets pass.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub fn foreign_drops(&mut self) -> Result<Vec<String>> {
-        rules::forward_policy_drops(&mut self.rules)
+    pub fn forward_chains(&mut self) -> Result<Vec<ForwardChain>> {
+        rules::forward_chains(&mut self.rules)
     }
 
     /// Removes Weft's tables.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use weft_netlink::Result;
+use weft_netlink::rules::{self, ForwardChain, Tool};
 
 use crate::backoff::Backoff;
 use crate::desired::{Change, Desired, desired};
@@ -39,7 +40,7 @@ pub struct Reconciler {
     /// Desired objects that were there and are not.
     lost: BTreeSet<Key>,
     failures: BTreeMap<Key, String>,
-    foreign_drops: Vec<String>,
+    foreign: Vec<ForwardChain>,
     /// Packet rules and settings must be looked at.
     check_rules: bool,
     check_settings: bool,
@@ -73,7 +74,7 @@ impl Reconciler {
             backoff: Backoff::default(),
             lost: BTreeSet::new(),
             failures: BTreeMap::new(),
-            foreign_drops: Vec::new(),
+            foreign: Vec::new(),
             check_rules: true,
             check_settings: true,
             healed: 0,
@@ -200,13 +201,14 @@ impl Reconciler {
     pub fn report(&self) -> PlaneReport {
         let may_remove = self.wanted.as_ref().is_some_and(|wanted| wanted.may_remove);
         let mut findings = self.desired.findings.clone();
-        findings.extend(self.foreign_drops.iter().map(|chain| foreign_drop(chain)));
+        findings.extend(self.foreign.iter().filter(|chain| chain.is_closed()).map(foreign_drop));
         findings.extend(self.backoff.wars().map(|(key, by)| war(key, by)));
         PlaneReport {
             in_sync: self.rests && self.failures.is_empty() && !self.check_rules,
             objects: self.desired.objects.len(),
             failures: self.failures.values().cloned().collect(),
             findings,
+            foreign_forward: self.foreign.clone(),
             healed: self.healed,
             requests: self.kernel.requests(),
             received: self.kernel.received(),
@@ -338,9 +340,7 @@ impl Reconciler {
         }
         let by = self.news.commit.take();
         let outcome = self.kernel.ensure_rules(&self.desired.rules, may_remove);
-        if let Ok(drops) = self.kernel.foreign_drops() {
-            self.foreign_drops = drops;
-        }
+        self.look_at_foreign();
         match outcome {
             Ok(changed) => {
                 self.check_rules = false;
@@ -358,6 +358,25 @@ impl Reconciler {
                 self.backoff.refused(&Key::Rules, now);
                 false
             }
+        }
+    }
+
+    /// What others do to forwarded packets: with our own rules, hence after each commit of others.
+    fn look_at_foreign(&mut self) {
+        match self.kernel.forward_chains() {
+            Ok(chains) => self.foreign = chains,
+            Err(error) => tracing::debug!("read foreign forward chains: {error}"),
+        }
+    }
+
+    /// The legacy iptables tell nobody when they change: this must be called now and then. It sends no request.
+    pub fn look_at_legacy(&mut self) {
+        match rules::legacy_forward_chains() {
+            Ok(chains) => {
+                self.foreign.retain(|chain| chain.tool != Tool::IptablesLegacy);
+                self.foreign.extend(chains);
+            }
+            Err(error) => tracing::debug!("read the legacy iptables' FORWARD chain: {error}"),
         }
     }
 
@@ -390,12 +409,24 @@ fn is_refusal(op: &Op) -> bool {
     matches!(op, Op::Put { key: Key::Unreachable { .. }, .. })
 }
 
-fn foreign_drop(chain: &str) -> Finding {
+fn foreign_drop(chain: &ForwardChain) -> Finding {
+    let name = chain.describe();
     let text = format!(
-        "the chain {chain} drops forwarded packets by policy: pods of this node are cut off unless it accepts theirs; \
-         no rule of Weft can override it"
+        "the chain {name} drops forwarded packets by policy: pods of this node are cut off unless it accepts theirs; \
+         no rule of Weft elsewhere can override it. {}",
+        way_out(chain.tool)
     );
-    Finding { code: "foreign-forward-drop", subject: chain.to_owned(), text }
+    Finding { code: "foreign-forward-drop", subject: name, text }
+}
+
+fn way_out(tool: Tool) -> &'static str {
+    match tool {
+        Tool::Nft => "Accept the pods' networks there, in a rule whose comment names weft",
+        Tool::IptablesNft | Tool::IptablesLegacy => {
+            "Accept the pods' networks there, in a rule whose comment names weft; or set foreign_forward = \"iptables\", and \
+             weftd does"
+        }
+    }
 }
 
 fn war(key: &Key, by: Option<&str>) -> Finding {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use weft_netlink::rules::ForwardChain;
 
 use crate::finding::Finding;
 use crate::underlay::Underlay;
@@ -18,6 +19,8 @@ pub struct PlaneReport {
     pub failures: Vec<String>,
     /// What people should know.
     pub findings: BTreeSet<Finding>,
+    /// Foreign chains that forwarded packets pass.
+    pub foreign_forward: Vec<ForwardChain>,
     /// Objects that were put back after somebody else removed or changed them, since the start.
     pub healed: u64,
     /// Requests that the kernel was sent, since the start: what a change costs must not grow with the cluster.

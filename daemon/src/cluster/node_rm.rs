@@ -12,6 +12,7 @@ use super::record::{
     BlockRecord, BlockState, FORMAT, Network, NodeRecord, NodeState, RemovedAt, SessionRecord, node_key,
     session_key,
 };
+use crate::mirror::use_key;
 use crate::store::{CONFIG, Compare, Expect, KeyValue, Txn, Write};
 
 /// How far a person goes.
@@ -164,7 +165,10 @@ fn tombstone(record: &NodeRecord, mod_revision: i64, removed: RemovedAt) -> Txn 
     let key = record.key();
     Txn {
         compares: vec![Compare { key: key.clone(), expect: Expect::ModRevision(mod_revision) }],
-        writes: vec![Write::Put { key: key.clone(), value: tombstone.to_value(), lease: None }],
+        writes: vec![
+            Write::Put { key: key.clone(), value: tombstone.to_value(), lease: None },
+            Write::Delete { key: use_key(&record.name) },
+        ],
         on_conflict_read: vec![key],
     }
 }

@@ -14,6 +14,7 @@ use crate::conf::Conf;
 use crate::conf::load::{Given, load};
 use crate::conflist;
 use crate::files;
+use crate::forward;
 use crate::install::{self as plugins};
 use crate::run::{Places, RUN_DIR, data_files, identity_file, machine_id, remove_data_plane, run_identity};
 
@@ -62,6 +63,7 @@ pub fn uninstall(given: &Given, pods: bool) -> Result<Verdict, Failure> {
     // First what would start further pods, last what could be needed again.
     report.note("the conflist", remove_conflist(&conf));
     let links = report.note("the pods' links", remove_links(&live));
+    report.note("the pods' networks from foreign FORWARD chains", forward::remove());
     report.note("routes, links and packet rules", remove_data_plane());
     let records = report.note("the records of this boot", remove_records());
     let plugins = plugins::remove(&conf.cni.bin_dir);

@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub networks: Vec<HostNetwork>,
     /// Files that the configuration names and that cannot be read, with the reason.
     pub unreadable: BTreeMap<PathBuf, String>,
+    /// Where an `iptables` was looked for in vain; `None` if there is one, or nobody wants it.
+    pub no_iptables_in: Option<String>,
 }
 
 impl Conf {
@@ -37,6 +39,13 @@ impl Conf {
             if let Some(reason) = host.unreadable.get(path) {
                 problems.push(Invalid::new(field, format!("read {}: {reason}", path.display())));
             }
+        }
+        if let Some(folders) = &host.no_iptables_in {
+            let problem = format!(
+                "\"iptables\" needs the program that made the foreign chain, and there is no iptables, iptables-nft or \
+                 iptables-legacy in {folders}: install it, or say \"report\" and accept the pods' networks there yourself"
+            );
+            problems.push(Invalid::new("foreign_forward", problem));
         }
         problems
     }

@@ -46,6 +46,9 @@ pub fn load(given: &Given, on_this_host: bool) -> Result<Conf, Vec<Invalid>> {
     if on_this_host && conf.network.cidrs.is_some() {
         facts.networks = host_networks().map_err(|error| vec![Invalid::new("(host)", error)])?;
     }
+    if on_this_host && conf.foreign_forward == super::ForeignForward::Iptables {
+        facts.no_iptables_in = crate::forward::Programs::of_host().missing();
+    }
     let problems = conf.check(&facts);
     if problems.is_empty() { Ok(conf) } else { Err(problems) }
 }

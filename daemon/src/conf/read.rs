@@ -124,12 +124,8 @@ impl Reader<'_> {
     }
 
     fn foreign_forward(&mut self) -> ForeignForward {
-        let choices = [("report", Some(ForeignForward::Report)), ("iptables", None)];
-        let chosen = self.choice("foreign_forward", &choices);
-        if chosen == Some(None) {
-            self.complain("foreign_forward", "\"iptables\" is not built in this version; use \"report\"");
-        }
-        chosen.flatten().unwrap_or(ForeignForward::Report)
+        let choices = [("report", ForeignForward::Report), ("iptables", ForeignForward::Iptables)];
+        self.choice("foreign_forward", &choices).unwrap_or(ForeignForward::Report)
     }
 
     fn node(&mut self, hostname: &str) -> Option<NodeName> {

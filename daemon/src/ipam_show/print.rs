@@ -76,7 +76,7 @@ fn size(addresses: u128) -> String {
 }
 
 /// Left-aligned columns; an empty cell is a dash.
-fn columns<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub(super) fn columns<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut lines = vec![header.map(str::to_owned)];
     lines.extend(
         rows.map(|row| row.map(|cell| if cell.is_empty() { "-".to_owned() } else { printable(&cell) })),

@@ -1,7 +1,9 @@
 //! The loop: what happened goes into the machine, what comes out is done in its order.
 
+mod foreign;
 mod link;
 mod look;
+mod mirror;
 mod offer;
 
 use std::path::Path;
@@ -16,7 +18,9 @@ use weft_cni::ip::IfAddr;
 use weft_overlay::PlaneReport;
 use weft_overlay::wanted::{Changed, Wanted};
 
+use self::foreign::Foreign;
 use self::look::ADDRESSES_WAY_OUT;
+use self::mirror::Mirror;
 use super::document::Document;
 use super::host;
 use super::local::Local;
@@ -30,6 +34,7 @@ use crate::command::{Failure, Verdict};
 use crate::conf::Conf;
 use crate::conflist::Conflist;
 use crate::files;
+use crate::mirror::Blocks;
 use crate::notify::Notifier;
 use crate::socket::{Asked, Server};
 use crate::store::{Store, StoreReply, WatchInput};
@@ -52,6 +57,8 @@ enum Event {
     Collected(Result<usize, String>),
     HostChanged(host::Changed),
     Mended(Result<usize, String>),
+    ForeignMinded(Result<usize, String>),
+    UseMirrored(Result<Option<Blocks>, String>),
     HostUnknown(String),
 }
 
@@ -80,6 +87,8 @@ pub struct Daemon {
     ready: bool,
     told_ready: bool,
     conflist: Option<Conflist>,
+    foreign: Foreign,
+    mirror: Mirror,
     calls: usize,
 }
 
@@ -114,6 +123,8 @@ impl Daemon {
             ready: false,
             told_ready: false,
             conflist: None,
+            foreign: Foreign::default(),
+            mirror: Mirror::default(),
             calls: 0,
             conf,
             places,
@@ -280,6 +291,8 @@ impl Daemon {
                 }
                 self.notices.set("pod-routes", result.map(drop), "It is tried again each minute");
             }
+            Event::ForeignMinded(result) => self.foreign_minded(result),
+            Event::UseMirrored(result) => self.use_mirrored(result),
             Event::HostUnknown(sentence) => {
                 self.notices.set(
                     "addresses",
@@ -324,6 +337,7 @@ impl Daemon {
             tracing::info!(?links, pod_mtu = report.pod_mtu, "other nodes are reached by");
         }
         self.report = Some(report);
+        self.mind_foreign();
         self.offer();
     }
 

@@ -15,6 +15,7 @@ use weft_overlay::wanted::Wanted;
 
 use crate::cluster::{BlockUse, COOLDOWN, Withdrawn};
 use crate::files;
+use crate::mirror::{Blocks, places};
 
 /// How long one errand may wait for a lock. The daemon does nothing else meanwhile.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -147,6 +148,16 @@ impl Local {
     pub fn mend() -> Result<usize, String> {
         let mended = open().and_then(|state| mend_routes(&state, &mut HostKernel::default()));
         mended.map(|routes| routes.len()).map_err(|error| sentence(&error))
+    }
+
+    /// The addresses that pods have, block by block. May take a while: not for the loop itself.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn addresses() -> Result<Blocks, String> {
+        let listed = open().and_then(|state| state.block_addresses());
+        let listed = listed.map_err(|error| sentence(&error))?;
+        Ok(listed.into_iter().map(|(block, addresses)| (block, places(&block, &addresses))).collect())
     }
 
     /// Counts what is in use.

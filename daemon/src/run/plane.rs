@@ -38,6 +38,11 @@ impl Plane {
         self.thread.want_changed(wanted, changed);
     }
 
+    /// Reads everything again.
+    pub fn resync(&self) {
+        self.thread.resync();
+    }
+
     /// The next report; `None` once the thread has ended.
     pub async fn next_report(&mut self) -> Option<PlaneReport> {
         self.reports.recv().await

@@ -65,6 +65,7 @@ impl Daemon {
                 self.notices.clear("usage", "");
                 if usage != self.usage {
                     self.usage.clone_from(&usage);
+                    self.note_use();
                     self.tell(Input::LocalUse(usage));
                 }
             }
@@ -83,6 +84,8 @@ impl Daemon {
         }
         self.count();
         self.look_for_a_new_login();
+        self.mind_foreign();
+        self.mirror_use();
         Ok(())
     }
 
