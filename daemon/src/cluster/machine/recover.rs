@@ -12,7 +12,7 @@ use crate::cluster::RECOVERY_PAUSE;
 use crate::cluster::block_key;
 use crate::cluster::finding::Code;
 use crate::cluster::memory::seconds;
-use crate::cluster::record::{BlockRecord, BlockState, FORMAT, HeldBlock, NodeRecord};
+use crate::cluster::record::{BlockRecord, BlockState, HeldBlock, NodeRecord};
 use crate::store::{Compare, Expect, KeyValue, Op, Txn, Write};
 
 /// What is known about a rewritten store.
@@ -105,14 +105,7 @@ impl Machine {
             // This claim is the earlier one, in the history that was lost: it keeps the route.
             epoch = epoch.max(block.epoch).max(u64::try_from(self.revision).unwrap_or(0)) + u64::from(!ours);
         }
-        let value = BlockRecord {
-            format: FORMAT,
-            owner: self.facts.node.clone(),
-            instance: self.me.instance.clone(),
-            epoch,
-            state: BlockState::Held,
-            until: None,
-        };
+        let value = BlockRecord::held(&self.facts.node, &self.me.instance, epoch);
         let expect = stands.map_or(Expect::Absent, |stands| Expect::ModRevision(stands.mod_revision));
         write.compares.push(Compare { key: key.clone(), expect });
         write.writes.push(Write::Put { key, value: value.to_value(), lease: None });
