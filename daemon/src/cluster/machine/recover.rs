@@ -34,14 +34,27 @@ impl Machine {
         }
         self.rewritten = Some(Rewritten { asserted: out });
         self.verify = true;
+        self.name_rewrite();
+        if relist {
+            self.follow_anew();
+        }
+    }
+
+    fn name_rewrite(&mut self) {
         self.find(
             Code::HistoryRewritten,
             "",
             "the store was restored from a backup, or is another one: it does not show what it showed before",
             "Nodes assert their blocks again by themselves. If nodes stay away for good: `weftd repair --accept`",
         );
-        if relist {
-            self.follow_anew();
+    }
+
+    /// An earlier run found the store rewritten, and nodes that it knew did not speak since. What this node itself
+    /// has to say again shows when its record is read.
+    pub(super) fn resume_recovery(&mut self) {
+        if self.peers.outstanding() {
+            self.rewritten = Some(Rewritten { asserted: true });
+            self.name_rewrite();
         }
     }
 
