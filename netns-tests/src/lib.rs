@@ -35,7 +35,8 @@ pub use node::Node;
 pub use outcome::{CniError, Outcome};
 pub use pod::Pod;
 pub use require::{
-    has_command, probe_containerd, reference_bin_dir, require, require_containerd, require_programs, weft_bin_dir,
+    has_command, probe_containerd, reference_bin_dir, require, require_containerd, require_programs,
+    weft_bin_dir,
 };
 pub use residue::{Allow, Residue};
 pub use runtime::{CriError, CriPod, ExecOutput, Runtime};

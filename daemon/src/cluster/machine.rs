@@ -292,6 +292,7 @@ impl Machine {
             }
             self.peers.restore(name, entry);
         }
+        self.resume_recovery();
         // The memory may be newer than the snapshot; events are wanted from the snapshot on.
         self.revision = self.revision.max(snapshot.revision);
         let patience = self.now.boot + super::OFFLINE_AFTER;

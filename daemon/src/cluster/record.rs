@@ -300,6 +300,12 @@ pub struct BlockRecord {
 }
 
 impl BlockRecord {
+    /// A claim.
+    pub fn held(owner: &Arc<str>, instance: &str, epoch: u64) -> Self {
+        let (owner, instance) = (owner.clone(), instance.to_owned());
+        Self { format: FORMAT, owner, instance, epoch, state: BlockState::Held, until: None }
+    }
+
     /// Reads a block's record.
     ///
     /// # Errors

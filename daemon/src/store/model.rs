@@ -14,7 +14,7 @@ use data::Data;
 use super::check::check_op;
 use super::position::{Position, Start};
 use super::{Listing, Op, Reply, Resume, Session, StoreError, Txn, TxnOutcome, WatchInput, Write};
-use clients::{Following, Held};
+use clients::{Following, Held, Watch};
 
 /// The store and all that speak with it.
 #[derive(Clone, Debug)]
@@ -53,32 +53,17 @@ impl Model {
         if self.faults(client).partitioned || self.is_rewritten_for(client) {
             return Err(unavailable());
         }
-        match op {
-            Op::Read(keys) => {
-                let (revision, items) = self.seen_by(client)?.read(keys);
-                Ok(Reply::Read { revision, items })
-            }
-            Op::List { prefix } => Ok(Reply::Listing(self.seen_by(client)?.list(&prefix))),
-            Op::Txn(txn) => self.txn(client, &txn, now).map(Reply::Txn),
-            Op::KeepSession(session) => self.keep_session(client, session, now).map(Reply::Txn),
-            Op::EndSession => {
-                if let Some(held) = self.clients.entry(client).or_default().session.take() {
-                    self.data.revoke(held.lease);
-                }
-                Ok(Reply::Done)
-            }
-            Op::Relist => {
-                if let Some(following) = &mut self.clients.entry(client).or_default().following {
-                    following.position.relist();
-                }
-                Ok(Reply::Done)
-            }
+        let reply = self.answer(client, op, now)?;
+        if let Some(revision) = revision_of(&reply) {
+            let state = self.clients.entry(client).or_default();
+            state.seen = state.seen.max(revision);
         }
+        Ok(reply)
     }
 
     /// Begins to follow, as [`super::Store::follow`]; [`Model::poll`] gives what it reports.
     pub fn follow(&mut self, client: Client, resume: Option<Resume>) {
-        let following = Following { position: Position::new(resume), connected: false };
+        let following = Following { position: Position::new(resume), watch: None };
         self.clients.entry(client).or_default().following = Some(following);
     }
 
@@ -88,10 +73,10 @@ impl Model {
         let mut inputs: Vec<_> = state.lost_session.take().into_iter().collect();
         let Some(following) = &mut state.following else { return inputs };
         if state.faults.partitioned {
-            following.connected = false;
+            following.watch = None;
             inputs.extend(following.position.failed(unavailable()));
         } else if !state.faults.silent_watch {
-            report(&self.data, following, &mut inputs);
+            report(&self.data, following, &mut state.seen, &mut inputs);
         }
         inputs
     }
@@ -99,7 +84,7 @@ impl Model {
     /// Breaks the connection of a follower, as its idle limit does; it makes a new one at the next [`Model::poll`].
     pub fn break_watch(&mut self, client: Client) {
         if let Some(following) = &mut self.clients.entry(client).or_default().following {
-            following.connected = false;
+            following.watch = None;
         }
     }
 
@@ -145,6 +130,10 @@ impl Model {
 
     /// Forgets all history up to this revision.
     pub fn compact(&mut self, revision: i64) {
+        for following in self.clients.values_mut().filter_map(|state| state.following.as_mut()) {
+            // What was sent before is on its way, whatever the store forgets now.
+            let _noticed_when_it_reports = following.send(&self.data);
+        }
         self.data.compact(revision);
     }
 
@@ -160,10 +149,10 @@ impl Model {
 
     /// Puts an old backup in the store's place: the revision falls, all connections break, the identity stays.
     pub fn restore(&mut self, backup: &Backup) {
-        self.data = backup.restore();
+        self.data = backup.restore(&self.data);
         for state in self.clients.values_mut() {
             if let Some(following) = &mut state.following {
-                following.connected = false;
+                following.watch = None;
             }
         }
     }
@@ -176,11 +165,38 @@ impl Model {
         }
     }
 
+    fn answer(&mut self, client: Client, op: Op, now: Duration) -> Result<Reply, StoreError> {
+        match op {
+            Op::Read(keys) => {
+                let (revision, items) = self.seen_by(client)?.read(keys);
+                Ok(Reply::Read { revision, items })
+            }
+            Op::List { prefix } => Ok(Reply::Listing(self.seen_by(client)?.list(&prefix))),
+            Op::Txn(txn) => self.txn(client, &txn, now).map(Reply::Txn),
+            Op::KeepSession(session) => self.keep_session(client, session, now).map(Reply::Txn),
+            Op::EndSession => {
+                if let Some(held) = self.clients.entry(client).or_default().session.take() {
+                    self.data.revoke(held.lease);
+                }
+                Ok(Reply::Done)
+            }
+            Op::Relist => {
+                if let Some(following) = &mut self.clients.entry(client).or_default().following {
+                    following.position.relist();
+                }
+                Ok(Reply::Done)
+            }
+        }
+    }
+
     /// Nothing is asked of a restored store before the follower has reported it.
     fn is_rewritten_for(&self, client: Client) -> bool {
-        let following = self.clients.get(&client).and_then(|state| state.following.as_ref());
-        following
-            .is_some_and(|following| following.position.is_rewritten(self.data.cluster, self.data.revision))
+        let Some(state) = self.clients.get(&client) else { return false };
+        let (cluster, revision) = (self.data.cluster, self.data.revision);
+        let following = state.following.as_ref();
+        following.is_some_and(|following| {
+            revision < state.seen || following.position.is_rewritten(cluster, revision)
+        })
     }
 
     fn seen_by(&self, client: Client) -> Result<std::borrow::Cow<'_, Data>, StoreError> {
@@ -222,20 +238,34 @@ impl Model {
     }
 }
 
-fn report(data: &Data, following: &mut Following, inputs: &mut Vec<WatchInput>) {
-    let position = &mut following.position;
-    if !following.connected {
-        following.connected = true;
-        inputs.extend(position.connected("model".to_owned(), data.cluster, data.revision));
-    }
-    if let Start::Watch { from } = position.start() {
-        match data.events_from(from) {
-            Ok(events) => inputs.extend(position.events(events)),
-            Err(_compacted) => position.relist(),
+fn report(data: &Data, following: &mut Following, seen: &mut i64, inputs: &mut Vec<WatchInput>) {
+    if following.watch.is_none() {
+        following.watch = Some(Watch::default());
+        following.position.saw(data.cluster, *seen);
+        if following.position.is_rewritten(data.cluster, data.revision) {
+            *seen = data.revision;
         }
+        let connected = following.position.connected("model".to_owned(), data.cluster, data.revision);
+        inputs.extend(connected);
     }
-    if position.start() == Start::List {
-        inputs.push(position.listed(data.list_followed()));
+    if !following.send(data) {
+        following.position.relist();
+    }
+    if following.position.start() == Start::List {
+        inputs.push(following.list(data));
+    } else {
+        inputs.extend(following.receive());
+    }
+}
+
+fn revision_of(reply: &Reply) -> Option<i64> {
+    match reply {
+        Reply::Read { revision, .. }
+        | Reply::Txn(TxnOutcome::Committed { revision } | TxnOutcome::Conflict { revision, .. }) => {
+            Some(*revision)
+        }
+        Reply::Listing(listing) => Some(listing.revision),
+        Reply::Done => None,
     }
 }
 

@@ -121,6 +121,15 @@ impl Cluster {
         copy
     }
 
+    /// Copies a member's data as it is this moment, as pulling the plug would leave it: a backup, without a restart.
+    pub fn copy_running(&self, index: usize, name: &str) -> PathBuf {
+        let copy = self.folder.path().join(name);
+        self.freeze(index);
+        copy_folder(&self.members[index].data, &copy);
+        self.thaw(index);
+        copy
+    }
+
     /// Puts a backup in the place of a member's data.
     pub fn restore(&mut self, index: usize, backup: &Path) {
         self.kill(index);
@@ -202,6 +211,6 @@ fn free_ports(count: usize) -> Vec<u16> {
 }
 
 fn copy_folder(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    let status = Command::new("cp").args(["-a", "--sparse=always"]).args([from, to]).status().unwrap();
     assert!(status.success());
 }

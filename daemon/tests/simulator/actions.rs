@@ -86,7 +86,11 @@ impl World {
     }
 
     fn trouble(&mut self, index: usize) {
-        match self.random.below(100) {
+        let what = self.random.below(100);
+        if self.gentle && matches!(what, 35..=50 | 60..=67 | 98..) {
+            return;
+        }
+        match what {
             0..=13 => self.daemon_crashes(index),
             14..=21 => self.daemon_starts(index),
             22..=28 => self.reboot(index),
@@ -106,6 +110,7 @@ impl World {
             91..=93 => self.reimage(index),
             94..=95 => self.revert(index),
             96 => self.delete_by_hand(index),
+            97 => self.write_by_hand(),
             _ => self.store_away(),
         }
     }
@@ -314,6 +319,25 @@ impl World {
         self.deleted.insert(name);
         self.say(|| format!("somebody deletes {key}"));
         self.store.write(vec![weftd::store::Write::Delete { key }], self.now);
+    }
+
+    /// Somebody with access to the store lists what is no block of the cluster: a network of others, all of the
+    /// cluster, everything.
+    fn write_by_hand(&mut self) {
+        let foreign =
+            ["10.2.0.0/28", "10.1.0.0/24", "10.1.0.32/29", "0.0.0.0/0", "fd01::/124", "fd00::/120", "::/0"];
+        let count = self.random.below(foreign.len() as u64);
+        let blocks = foreign.iter().skip(usize::try_from(count).expect("an index"));
+        let blocks: Vec<String> =
+            blocks.map(|cidr| format!(r#"{{"cidr":"{cidr}","epoch":999999}}"#)).collect();
+        self.say(|| format!("somebody writes n/evil with {blocks:?}"));
+        let value = format!(
+            r#"{{"format":1,"name":"evil","instance":"i","epoch":1,"serial":{},"state":"active","addresses":["192.0.2.250/24"],"blocks":[{}],"session":"s"}}"#,
+            self.steps,
+            blocks.join(",")
+        );
+        let (key, value) = ("n/evil".to_owned(), value.into_bytes());
+        self.store.write(vec![weftd::store::Write::Put { key, value, lease: None }], self.now);
     }
 
     fn store_away(&mut self) {

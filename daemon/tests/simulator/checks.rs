@@ -9,7 +9,7 @@ use weftd::cluster::{BlockRecord, BlockState, NodeRecord, NodeState};
 use weftd::store::{Txn, Write};
 
 use super::node::Node;
-use super::world::{World, block_of};
+use super::world::{BLOCK_SIZE_V4, BLOCK_SIZE_V6, World, block_of};
 
 /// How long after all owners of a doubly given block reach the store two may still give from it.
 const STOPPED_WITHIN: Duration = Duration::from_secs(120);
@@ -23,7 +23,17 @@ pub fn safety(world: &mut World) {
                 both_give(world, block, other, index);
             }
         }
+        if let Some((block, owner)) = node.routes.iter().find(|(block, _)| !is_block(world, block)) {
+            world.fail(&format!("{} routes {block} to {owner}, which is no block of the cluster", node.name));
+        }
     }
+}
+
+/// Whether this is one of the cluster's blocks.
+fn is_block(world: &World, block: &Subnet) -> bool {
+    let size = if block.is_ipv4() { BLOCK_SIZE_V4 } else { BLOCK_SIZE_V6 };
+    let mut cidrs = world.asked.cidrs.iter().flatten();
+    block.prefix_len() == size && cidrs.any(|cidr| cidr.contains(block.addr()))
 }
 
 fn both_give(world: &World, block: &Subnet, one: usize, other: usize) {
@@ -158,7 +168,7 @@ fn every_pod_reaches_every_pod(world: &World) {
     let records = records(world);
     let mut owners: BTreeMap<Subnet, (u64, Arc<str>)> = BTreeMap::new();
     for record in records.values().filter(|record| record.state == NodeState::Active) {
-        for held in &record.blocks {
+        for held in record.blocks.iter().filter(|held| is_block(world, &held.cidr)) {
             let entry = owners.entry(held.cidr).or_insert((held.epoch, record.name.clone()));
             if (held.epoch, &entry.1) > (entry.0, &record.name) {
                 *entry = (held.epoch, record.name.clone());
@@ -200,6 +210,7 @@ fn the_store_agrees_with_itself(world: &World) {
         .values()
         .filter(|record| record.state == NodeState::Active)
         .flat_map(|record| record.blocks.iter().map(|held| (held.cidr, record.name.clone())))
+        .filter(|(block, _)| is_block(world, block))
         .collect();
     let held: BTreeSet<(Subnet, Arc<str>)> =
         world.held_blocks().into_iter().map(|(block, (owner, _))| (block, owner)).collect();

@@ -422,6 +422,35 @@ fn claims_that_a_restore_lost_are_asserted_again_and_nothing_is_removed_meanwhil
     }
 }
 
+#[test]
+fn blocks_of_a_lost_history_are_kept_and_named_until_their_node_speaks_or_a_person_also_over_a_restart() {
+    let mut world = cluster(&["a", "b"]);
+    let backup = world.store.backup();
+    for pod in 0..40 {
+        while !world.nodes[0].add_pod(pod, world.now) {
+            world.drain();
+        }
+    }
+    world.settle(5);
+    let blocks = granted(&world, 0);
+    let routed =
+        |world: &World| blocks.iter().filter(|block| world.nodes[1].routes.contains_key(block)).count();
+    assert_eq!((blocks.len(), routed(&world)), (8, 8));
+    world.power_off(0);
+    world.restore(&backup, false);
+    world.settle(120);
+    for _ in 0..2 {
+        assert_eq!(routed(&world), 8, "the store shows four of them");
+        assert!(found(&world, 1, Code::HistoryRewritten).unwrap().contains("weftd repair --accept"));
+        world.crash(1);
+        world.start(1);
+        world.settle(60);
+    }
+    world.nodes[1].handle(Input::AcceptHistory, world.now);
+    world.settle(5);
+    assert_eq!((routed(&world), found(&world, 1, Code::HistoryRewritten)), (4, None));
+}
+
 /// What cannot be prevented: a node that never saw the lost claim takes the block before its owner is back.
 #[test]
 fn a_block_lost_by_a_restore_and_claimed_by_a_newcomer_stops_on_both_and_the_earlier_keeps_the_route() {
@@ -529,13 +558,13 @@ fn with_the_store_away_pods_start_as_long_as_addresses_are_free_and_then_it_is_s
 #[test]
 fn a_full_store_is_said_and_claims_go_on_when_it_takes_data_again() {
     let mut world = cluster(&["a"]);
-    world.store.set_no_space(true);
+    world.store.as_model().expect("the model").set_no_space(true);
     for pod in 0..33 {
         world.nodes[0].add_pod(pod, world.now);
     }
     world.settle(5);
     assert!(found(&world, 0, Code::StoreFull).unwrap().contains("alarm disarm"));
-    world.store.set_no_space(false);
+    world.store.as_model().expect("the model").set_no_space(false);
     world.settle(90);
     assert!(found(&world, 0, Code::StoreFull).is_none());
     liveness(&world);

@@ -21,16 +21,20 @@ const REGRESSIONS: &[u64] = &[
 ];
 
 fn trace(seed: u64) {
-    let mut world = World::new(seed);
+    run(&mut World::new(seed), STEPS);
+}
+
+/// One trace of about this many steps, then quiet, then all must be well.
+pub fn run(world: &mut World, steps: u64) {
     for name in ["a", "b", "c"] {
         world.add_node(name);
     }
-    let steps = STEPS / 2 + world.random.below(STEPS);
+    let steps = steps / 2 + world.random.below(steps);
     for _ in 0..steps {
         world.step();
     }
     world.quiet();
-    checks::liveness(&world);
+    checks::liveness(world);
     let writes = world.store.revision();
     world.rest(100);
     let idle = world.store.revision() - writes;

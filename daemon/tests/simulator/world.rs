@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use weft_cni::ip::Subnet;
 use weftd::cluster::{Asked, BlockRecord, BlockState, Input, Removal, plan_removal, removal_reads};
-use weftd::store::model::{Backup, Model, TxnFault};
-use weftd::store::{Op, Reply, StoreReply, TxnOutcome};
+use weftd::store::model::{Model, TxnFault};
+use weftd::store::{Op, Reply, StoreReply, TxnOutcome, WatchInput};
 
 use super::node::{Node, Performed};
 use super::random::Random;
+use super::store::{Backup, Server};
+
+/// Blocks have 16 addresses.
+pub const BLOCK_SIZE_V4: u8 = 28;
+pub const BLOCK_SIZE_V6: u8 = 124;
 
 /// How faulty the store's answers are, in percent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,7 +30,7 @@ pub struct World {
     pub seed: u64,
     pub random: Random,
     pub now: Duration,
-    pub store: Model,
+    pub store: Box<dyn Server>,
     pub nodes: Vec<Node>,
     pub weather: Weather,
     pub next_pod: u64,
@@ -43,6 +48,8 @@ pub struct World {
     pub asked: Asked,
     /// Nodes whose record somebody deleted: blocks of theirs may be left over.
     pub deleted: std::collections::BTreeSet<Arc<str>>,
+    /// Nothing goes wrong with the store or on the way to it.
+    pub gentle: bool,
     /// Every output is logged.
     pub loud: bool,
 }
@@ -52,12 +59,16 @@ impl World {
         Self::with_networks(seed, &["10.1.0.0/24", "fd00::/120"])
     }
 
-    /// Blocks have 16 addresses.
+    /// Over this store, which is empty.
+    pub fn over(store: Box<dyn Server>, seed: u64) -> Self {
+        Self { store, ..Self::new(seed) }
+    }
+
     pub fn with_networks(seed: u64, cidrs: &[&str]) -> Self {
         let asked = Asked {
             cidrs: Some(cidrs.iter().map(|cidr| cidr.parse().expect("a network")).collect()),
-            block_size_v4: Some(28),
-            block_size_v6: Some(124),
+            block_size_v4: Some(BLOCK_SIZE_V4),
+            block_size_v6: Some(BLOCK_SIZE_V6),
             reissue_after: Some(600),
             ..Asked::default()
         };
@@ -65,7 +76,7 @@ impl World {
             seed,
             random: Random::new(seed),
             now: Duration::from_secs(1000),
-            store: Model::new(77),
+            store: Box::new(Model::new(77)),
             nodes: Vec::new(),
             weather: Weather::default(),
             next_pod: 1,
@@ -78,6 +89,7 @@ impl World {
             log: Vec::new(),
             asked,
             deleted: std::collections::BTreeSet::new(),
+            gentle: false,
             loud: std::env::var_os("WEFT_SIM_LOUD").is_some(),
         }
     }
@@ -198,6 +210,14 @@ impl World {
         let client = self.nodes[index].client;
         let reports = self.store.poll(client);
         let some = !reports.is_empty();
+        if self.loud && some {
+            let line = format!(
+                "    {} hears {:?}",
+                self.nodes[index].name,
+                reports.iter().map(heard).collect::<Vec<_>>()
+            );
+            self.say(|| line);
+        }
         self.nodes[index].inputs.extend(reports.into_iter().map(Input::Watch));
         some
     }
@@ -250,14 +270,14 @@ impl World {
 
     /// `weftd node rm`, by an operator who reaches the store.
     pub fn remove(&mut self, name: &str, removal: Removal) -> Result<(), String> {
-        let read = |store: &Model, keys: &[String]| -> Vec<(String, Option<weftd::store::KeyValue>)> {
+        let read = |store: &dyn Server, keys: &[String]| -> Vec<(String, Option<weftd::store::KeyValue>)> {
             let all = store.list("");
             let find = |key: &String| all.items.iter().find(|item| item.key == *key).cloned();
             keys.iter().map(|key| (key.clone(), find(key))).collect()
         };
-        let first = read(&self.store, &removal_reads(name, None));
+        let first = read(&*self.store, &removal_reads(name, None));
         let record = first.iter().find(|(key, _)| key.starts_with("n/")).and_then(|(_, item)| item.clone());
-        let all = read(&self.store, &removal_reads(name, record.as_ref()));
+        let all = read(&*self.store, &removal_reads(name, record.as_ref()));
         let wall = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + self.now;
         let txn = plan_removal(name, &all, removal, wall).map_err(|refusal| refusal.to_string())?;
         let operator = self.store.client();
@@ -334,6 +354,17 @@ fn short(op: &Op) -> (&'static str, Vec<String>) {
         Op::KeepSession(session) => ("session", vec![session.key.clone()]),
         Op::EndSession => ("end session", Vec::new()),
         Op::Relist => ("relist", Vec::new()),
+    }
+}
+
+fn heard(input: &WatchInput) -> String {
+    match input {
+        WatchInput::Connected { revision, .. } => format!("connected at {revision}"),
+        WatchInput::Snapshot(listing) => format!("all of {}", listing.revision),
+        WatchInput::Events { revision, events } => format!("{} events up to {revision}", events.len()),
+        WatchInput::Lost(_) => "lost".to_owned(),
+        WatchInput::HistoryRewritten { .. } => "rewritten".to_owned(),
+        WatchInput::SessionLost { .. } => "session lost".to_owned(),
     }
 }
 

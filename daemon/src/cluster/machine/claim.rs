@@ -10,7 +10,7 @@ use super::{Machine, Phase};
 use crate::cluster::blocks::{self, parse_block_key};
 use crate::cluster::finding::Code;
 use crate::cluster::memory::seconds;
-use crate::cluster::record::{BlockRecord, BlockState, FORMAT, HeldBlock, NodeRecord};
+use crate::cluster::record::{BlockRecord, BlockState, HeldBlock, NodeRecord};
 use crate::cluster::{Network, block_key, claim_order, host_seed};
 use crate::store::{CONFIG, Compare, Expect, KeyValue, Op, Txn, TxnOutcome, Write};
 
@@ -224,14 +224,7 @@ impl Machine {
             let epoch = replaced.max(u64::try_from(self.revision).unwrap_or(0)) + 1;
             let expect =
                 claim.replaces.map_or(Expect::Absent, |found| Expect::ModRevision(found.mod_revision));
-            let value = BlockRecord {
-                format: FORMAT,
-                owner: self.facts.node.clone(),
-                instance: self.me.instance.clone(),
-                epoch,
-                state: BlockState::Held,
-                until: None,
-            };
+            let value = BlockRecord::held(&self.facts.node, &self.me.instance, epoch);
             record.blocks.push(HeldBlock { cidr: claim.block, epoch });
             write.compares.push(Compare { key: key.clone(), expect });
             write.writes.push(Write::Put { key: key.clone(), value: value.to_value(), lease: None });

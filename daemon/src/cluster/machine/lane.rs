@@ -161,44 +161,34 @@ impl Machine {
             return Some((Task::Verify, Op::Read(self.verify_keys())));
         }
         match self.phase {
-            Phase::Starting => self.next_to_join(),
+            Phase::Starting if self.lacks_config() => self.create_config(),
+            Phase::Starting | Phase::Member if self.unreadable => None,
+            Phase::Starting => self.next_to_stand().or_else(|| Some(self.next_to_join())),
+            Phase::Member => self.next_to_stand().or_else(|| self.next_as_member()),
             Phase::Waiting { .. } => None,
-            Phase::Member => self.next_as_member(),
             Phase::Removed | Phase::Superseded => self.next_to_leave(),
         }
     }
 
-    fn next_to_join(&mut self) -> Option<(Task, Op)> {
-        if self.network.is_none()
-            || (self.network_revision == 0 && self.facts.init && self.rewritten.is_none())
-        {
-            return self.create_config();
-        }
-        if self.unreadable {
-            return None;
-        }
+    /// Whether there is no configuration to join by, or this node's own is to be the cluster's.
+    fn lacks_config(&self) -> bool {
+        let creates = self.network_revision == 0 && self.facts.init && self.rewritten.is_none();
+        self.network.is_none() || creates
+    }
+
+    /// What one that takes part needs before anything else: a session, and a store that knows what it has.
+    fn next_to_stand(&self) -> Option<(Task, Op)> {
         if !self.session_held {
             return Some(self.keep_session());
         }
-        if self.must_reassert() {
-            return Some(self.read_for(Rewrite::Reassert));
-        }
-        if self.foreign.is_some() {
-            return Some(self.read_for(Rewrite::TakeOver));
-        }
-        Some(self.join())
+        self.must_reassert().then(|| self.read_for(Rewrite::Reassert))
+    }
+
+    fn next_to_join(&self) -> (Task, Op) {
+        if self.foreign.is_some() { self.read_for(Rewrite::TakeOver) } else { self.join() }
     }
 
     fn next_as_member(&mut self) -> Option<(Task, Op)> {
-        if self.unreadable {
-            return None;
-        }
-        if !self.session_held {
-            return Some(self.keep_session());
-        }
-        if self.must_reassert() {
-            return Some(self.read_for(Rewrite::Reassert));
-        }
         if let Some(write) = self.publish_addresses() {
             return Some(write);
         }

@@ -12,7 +12,7 @@ use crate::cluster::RECOVERY_PAUSE;
 use crate::cluster::block_key;
 use crate::cluster::finding::Code;
 use crate::cluster::memory::seconds;
-use crate::cluster::record::{BlockRecord, BlockState, FORMAT, HeldBlock, NodeRecord};
+use crate::cluster::record::{BlockRecord, BlockState, HeldBlock, NodeRecord};
 use crate::store::{Compare, Expect, KeyValue, Op, Txn, Write};
 
 /// What is known about a rewritten store.
@@ -34,14 +34,27 @@ impl Machine {
         }
         self.rewritten = Some(Rewritten { asserted: out });
         self.verify = true;
+        self.name_rewrite();
+        if relist {
+            self.follow_anew();
+        }
+    }
+
+    fn name_rewrite(&mut self) {
         self.find(
             Code::HistoryRewritten,
             "",
             "the store was restored from a backup, or is another one: it does not show what it showed before",
             "Nodes assert their blocks again by themselves. If nodes stay away for good: `weftd repair --accept`",
         );
-        if relist {
-            self.follow_anew();
+    }
+
+    /// An earlier run found the store rewritten, and nodes that it knew did not speak since. What this node itself
+    /// has to say again shows when its record is read.
+    pub(super) fn resume_recovery(&mut self) {
+        if self.peers.outstanding() {
+            self.rewritten = Some(Rewritten { asserted: true });
+            self.name_rewrite();
         }
     }
 
@@ -105,14 +118,7 @@ impl Machine {
             // This claim is the earlier one, in the history that was lost: it keeps the route.
             epoch = epoch.max(block.epoch).max(u64::try_from(self.revision).unwrap_or(0)) + u64::from(!ours);
         }
-        let value = BlockRecord {
-            format: FORMAT,
-            owner: self.facts.node.clone(),
-            instance: self.me.instance.clone(),
-            epoch,
-            state: BlockState::Held,
-            until: None,
-        };
+        let value = BlockRecord::held(&self.facts.node, &self.me.instance, epoch);
         let expect = stands.map_or(Expect::Absent, |stands| Expect::ModRevision(stands.mod_revision));
         write.compares.push(Compare { key: key.clone(), expect });
         write.writes.push(Write::Put { key, value: value.to_value(), lease: None });

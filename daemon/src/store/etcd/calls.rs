@@ -87,9 +87,12 @@ impl Pool {
     pub async fn grant(&self, ttl: Ttl) -> Result<i64, StoreError> {
         let grant = |mut connection: Connection| async move {
             let lease = connection.client.lease_grant(ttl.0.into(), None).await?;
-            Ok(lease.id())
+            Ok((Head::of(lease.header())?, lease.id()))
         };
-        Ok(self.attempt("grant a lease", Repeat::Safe, self.conf.timing.call, grant).await?)
+        let before = self.seen();
+        let (head, lease) = self.attempt("grant a lease", Repeat::Safe, self.conf.timing.call, grant).await?;
+        self.believe(before, head)?;
+        Ok(lease)
     }
 
     /// Ends a lease, and deletes its keys. One that has ended is no failure.

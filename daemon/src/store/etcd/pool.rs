@@ -44,7 +44,8 @@ struct State {
 #[derive(Clone)]
 struct Live {
     connection: Connection,
-    answered: Instant,
+    /// When it last answered, if as the store that is known.
+    answered: Option<Instant>,
 }
 
 /// What the endpoints said that were asked. The last one ended the attempt.
@@ -176,12 +177,20 @@ impl Pool {
     pub fn believe(&self, before: Option<Head>, head: Head) -> Result<(), StoreError> {
         match before {
             Some(seen) if is_rewritten(head, seen) => {
+                self.doubt();
                 Err(StoreError::Unavailable { reason: format!("store: {}", rewritten(head, seen)) })
             }
             _ => {
                 self.saw(head);
                 Ok(())
             }
+        }
+    }
+
+    /// Whatever answered, it was not the store that is known: nothing is sent once by any connection before a probe.
+    fn doubt(&self) {
+        for live in locked(&self.state).live.iter_mut().flatten() {
+            live.answered = None;
         }
     }
 
@@ -240,7 +249,7 @@ impl Pool {
         let mut state = locked(&self.state);
         state.rota.succeeded(index);
         if let Some(Some(live)) = state.live.get_mut(index) {
-            live.answered = Instant::now();
+            live.answered = Some(Instant::now());
         }
     }
 
@@ -251,9 +260,8 @@ impl Pool {
             (state.live.get(index).cloned().flatten(), state.seen)
         };
         let usable = live.filter(|live| live.connection.is_current(&self.conf));
-        if let Some(live) =
-            usable.filter(|live| repeat == Repeat::Safe || live.answered.elapsed() < self.conf.timing.fresh)
-        {
+        let fresh = |live: &Live| live.answered.is_some_and(|at| at.elapsed() < self.conf.timing.fresh);
+        if let Some(live) = usable.filter(|live| repeat == Repeat::Safe || fresh(live)) {
             return Ok(live.connection);
         }
         let (connection, head) = self.open(index, endpoint).await?;
@@ -281,8 +289,10 @@ impl Pool {
         let probe = self.limited(endpoint, step, self.conf.timing.call, connection.head(&self.conf));
         let head = probe.await.map_err(as_probe)?;
         let mut state = locked(&self.state);
+        let known = state.seen.is_none_or(|seen| !is_rewritten(head, seen));
+        let answered = known.then(Instant::now);
         if let Some(live) = state.live.get_mut(index) {
-            *live = Some(Live { connection: connection.clone(), answered: Instant::now() });
+            *live = Some(Live { connection: connection.clone(), answered });
         }
         Ok((connection, head))
     }

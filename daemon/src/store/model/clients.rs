@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::data::Data;
 use super::unavailable;
-use crate::store::position::Position;
-use crate::store::{StoreError, Ttl, WatchInput};
+use crate::store::position::{Position, Start};
+use crate::store::{StoreError, Ttl, WatchEvent, WatchInput};
 
 /// Somebody who speaks with the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Client(pub(super) usize);
+pub struct Client(pub usize);
 
 /// What is wrong between one client and the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,12 +43,48 @@ pub(super) struct State {
     pub session: Option<Held>,
     pub lost_session: Option<WatchInput>,
     pub following: Option<Following>,
+    /// The highest revision that an answer was of: the follower is told before it connects.
+    pub seen: i64,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Following {
     pub position: Position,
-    pub connected: bool,
+    /// The connection, if one stands.
+    pub watch: Option<Watch>,
+}
+
+/// What the store sends on one connection: each event once, when it happens, however long the follower takes to look.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watch {
+    /// The first revision that was not sent yet; `None`: it did not begin.
+    next: Option<i64>,
+    sent: Vec<WatchEvent>,
+}
+
+impl Following {
+    /// The store sends what happened up to now. False: it no longer has all of that.
+    pub fn send(&mut self, data: &Data) -> bool {
+        let (Some(watch), Start::Watch { from }) = (&mut self.watch, self.position.start()) else {
+            return true;
+        };
+        let Ok(events) = data.events_from(watch.next.unwrap_or(from)) else { return false };
+        watch.sent.extend(events);
+        watch.next = Some(data.revision + 1);
+        true
+    }
+
+    /// What arrived.
+    pub fn receive(&mut self) -> Option<WatchInput> {
+        let sent = std::mem::take(&mut self.watch.as_mut()?.sent);
+        self.position.events(sent)
+    }
+
+    /// Everything is listed, and the watch goes on from there.
+    pub fn list(&mut self, data: &Data) -> WatchInput {
+        self.watch = Some(Watch { next: Some(data.revision + 1), sent: Vec::new() });
+        self.position.listed(data.list_followed())
+    }
 }
 
 /// A session, as its holder knows it.

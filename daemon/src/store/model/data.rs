@@ -30,9 +30,11 @@ struct Lease {
 pub struct Backup(Data);
 
 impl Backup {
-    pub(super) fn restore(&self) -> Data {
+    /// What stands in the place of `now`.
+    pub(super) fn restore(&self, now: &Data) -> Data {
         // With its history, as etcd: a watch from a revision that the store reaches again later sees nothing wrong.
-        self.0.clone()
+        // No lease has the identity of one that was granted and is forgotten.
+        Data { next_lease: now.next_lease, ..self.0.clone() }
     }
 }
 
@@ -167,20 +169,23 @@ impl Data {
         self.leases.values().map(|lease| lease.ends).min()
     }
 
-    /// The events from this revision on.
+    /// What happened from this revision on to keys that are followed: a watch hears of no others.
     pub fn events_from(&self, from: i64) -> Result<Vec<WatchEvent>, StoreError> {
         if from < self.compacted {
             return Err(StoreError::Compacted { oldest: self.compacted });
         }
         let first = self.history.partition_point(|event| revision_of(event) < from);
-        Ok(self.history.iter().skip(first).cloned().collect())
+        Ok(self.history.iter().skip(first).filter(|event| is_of_a_followed_key(event)).cloned().collect())
     }
 
     pub fn compact(&mut self, revision: i64) {
         let revision = revision.clamp(self.compacted, self.revision);
         self.base = self.keys_at(revision);
-        let kept = self.history.partition_point(|event| revision_of(event) <= revision);
-        self.history.drain(..kept);
+        // Of the last revision itself etcd keeps what still stands.
+        self.history.retain(|event| match event {
+            WatchEvent::Put(kv) => kv.mod_revision >= revision,
+            WatchEvent::Delete { revision: at, .. } | WatchEvent::Progress { revision: at } => *at > revision,
+        });
         self.compacted = revision;
     }
 
@@ -210,5 +215,13 @@ fn revision_of(event: &WatchEvent) -> i64 {
     match event {
         WatchEvent::Put(kv) => kv.mod_revision,
         WatchEvent::Delete { revision, .. } | WatchEvent::Progress { revision } => *revision,
+    }
+}
+
+fn is_of_a_followed_key(event: &WatchEvent) -> bool {
+    match event {
+        WatchEvent::Put(kv) => is_followed(&kv.key),
+        WatchEvent::Delete { key, .. } => is_followed(key),
+        WatchEvent::Progress { .. } => false,
     }
 }
