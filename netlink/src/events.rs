@@ -31,13 +31,15 @@ pub struct Event<'a> {
     pub body: &'a [u8],
 }
 
-/// What came of reading a stream until it was empty.
+/// What came of reading a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
     /// Each event was seen.
     Complete,
     /// The kernel had no room for some (ENOBUFS): what is known by events must be read anew.
     Lost,
+    /// Each event so far was seen, and more may wait.
+    More,
 }
 
 /// A stream of multicast events. It never blocks: poll its descriptor.
@@ -103,9 +105,21 @@ impl EventStream {
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn drain(&mut self, mut each: impl FnMut(Event<'_>)) -> io::Result<Drained> {
+    pub fn drain(&mut self, each: impl FnMut(Event<'_>)) -> io::Result<Drained> {
+        self.drain_some(usize::MAX, each)
+    }
+
+    /// The same, but not more than so many datagrams: while many pods start, reading never catches up with the kernel.
+    ///
+    /// # Errors
+    /// As [`EventStream::drain`].
+    pub fn drain_some(
+        &mut self,
+        datagrams: usize,
+        mut each: impl FnMut(Event<'_>),
+    ) -> io::Result<Drained> {
         let mut drained = Drained::Complete;
-        loop {
+        for _ in 0..datagrams {
             match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(length) => read_events(self.buffer.get(..length).unwrap_or_default(), &mut each),
                 Err(nix::errno::Errno::EAGAIN) => return Ok(drained),
@@ -114,6 +128,7 @@ impl EventStream {
                 Err(errno) => return Err(errno.into()),
             }
         }
+        Ok(if drained == Drained::Lost { drained } else { Drained::More })
     }
 }
 

@@ -158,6 +158,7 @@ impl Daemon {
         let mut pulse = every(self.notifier.watchdog_period().unwrap_or(TIDY));
         let ready_at_last = sleep(READY_AT_LAST);
         tokio::pin!(ready_at_last);
+        let mut questions = Vec::new();
         loop {
             if let Some(end) = self.work()? {
                 return end;
@@ -174,7 +175,7 @@ impl Daemon {
                 _ = look.tick() => self.look()?,
                 Some(event) = self.events.1.recv() => self.happened(event),
                 Some(input) = next(&mut self.watch) => self.heard(input),
-                Some(asked) = self.asked.1.recv() => self.was_asked(asked),
+                _ = self.asked.1.recv_many(&mut questions, ROOM) => self.were_asked(std::mem::take(&mut questions)),
                 Some(report) = self.plane.next_report() => self.reported(report),
                 Some(ended) = self.tasks.join_next() => ended_well(ended)?,
                 () = sleep_until(due) => self.tell(Input::Tick),
@@ -303,6 +304,14 @@ impl Daemon {
         }
     }
 
+    /// What is in use is counted once for all who ask at a time: in a burst of pods that is many.
+    fn were_asked(&mut self, questions: Vec<Asked>) {
+        if questions.iter().any(|asked| matches!(asked, Asked::NeedBlock { .. })) {
+            self.count();
+        }
+        questions.into_iter().for_each(|asked| self.was_asked(asked));
+    }
+
     fn was_asked(&mut self, asked: Asked) {
         match asked {
             Asked::Status { answer } => {
@@ -318,7 +327,6 @@ impl Daemon {
             }
             Asked::NeedBlock { network, families, answer } => {
                 tracing::debug!(network, ?families, "a pod found no free address");
-                self.count();
                 let id = self.needs.add(answer, Instant::now());
                 self.tell(Input::NeedBlock { id });
             }

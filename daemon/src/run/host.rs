@@ -15,6 +15,9 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 /// A burst of changes is one change.
 const SETTLE: Duration = Duration::from_millis(200);
+/// So many messages are read before others get their turn: in a burst of pods the kernel writes as fast as one reads,
+/// and who waits for a block would wait for the burst's end.
+const AT_ONCE: usize = 256;
 
 /// What a burst of changes was about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,15 +41,20 @@ pub async fn follow(changed: mpsc::Sender<Changed>) -> Result<(), String> {
     )]
     let mut stream = AsyncFd::new(stream).map_err(failed)?;
     let mut news = Changed::default();
+    let mut more = false;
     loop {
-        stream.readable_mut().await.map_err(failed)?.clear_ready();
+        if !more {
+            stream.readable_mut().await.map_err(failed)?.clear_ready();
+        }
         tokio::time::sleep(SETTLE).await;
         // What happened is read from the kernel's tables; the events only say that it is time to.
         let hear = |event: Event<'_>| {
             news.addresses |= concerns_addresses(&event);
             news.pod_route_lost |= is_lost_pod_route(&event);
         };
-        if stream.get_mut().drain(hear).map_err(failed)? == Drained::Lost {
+        let drained = stream.get_mut().drain_some(AT_ONCE, hear).map_err(failed)?;
+        more = drained != Drained::Complete;
+        if drained == Drained::Lost {
             news = Changed { addresses: true, pod_route_lost: true };
         }
         if news != Changed::default() && changed.send(std::mem::take(&mut news)).await.is_err() {
