@@ -169,6 +169,7 @@ impl Live {
     fn applied(&self, client: Client, op: Op, fault: Option<TxnFault>) -> Result<Reply, StoreError> {
         match fault {
             Some(TxnFault::NotSent) => Err(unavailable()),
+            Some(TxnFault::Refused) => Err(refused()),
             Some(TxnFault::Lost) => Err(unknown_outcome()),
             None | Some(TxnFault::AnswerLost) => self.ask(client, op),
         }
@@ -550,7 +551,7 @@ impl Following {
                 return;
             }
             // The simulator tells of sessions and outages; a real outage of a moment is over when this returns.
-            WatchInput::SessionLost { .. } | WatchInput::Lost(_) => return,
+            WatchInput::SessionLost { .. } | WatchInput::Lost(_) | WatchInput::Full(_) => return,
         }
         inputs.push(input);
     }
@@ -588,12 +589,18 @@ fn conf(cluster: &Cluster) -> Conf {
         fresh: PATIENCE,
         pause_first: moment,
         pause_longest: moment,
+        // Of a full store the simulator tells.
+        alarms: Duration::from_secs(24 * 3600),
     };
     Conf { timing, ..cluster.conf() }
 }
 
 fn lose_answer(result: Result<Reply, StoreError>, fault: Option<TxnFault>) -> Result<Reply, StoreError> {
     if fault == Some(TxnFault::AnswerLost) { result.and_then(|_| Err(unknown_outcome())) } else { result }
+}
+
+fn refused() -> StoreError {
+    StoreError::Refused { reason: "simulator: the user may not write".to_owned() }
 }
 
 fn unavailable() -> StoreError {

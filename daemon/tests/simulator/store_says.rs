@@ -35,8 +35,9 @@ fn refused() -> WatchInput {
     WatchInput::Lost(StoreError::Refused { reason: "the password is wrong".to_owned() })
 }
 
-fn connected(world: &World) -> WatchInput {
-    let (cluster, revision) = (world.store.cluster(), world.store.revision());
+fn connected(world: &mut World) -> WatchInput {
+    let store = world.store.as_model().expect("the model");
+    let (cluster, revision) = (store.cluster(), store.revision());
     WatchInput::Connected { endpoint: "model".to_owned(), cluster, revision }
 }
 
@@ -52,7 +53,7 @@ fn a_store_is_away_or_refuses_and_never_both() {
         world.nodes[0].findings.values().find(|finding| finding.code == Code::StoreRefuses).unwrap();
     assert_eq!(finding.sentence, "the store refuses this node: the password is wrong");
     assert_eq!(told(&mut world, [away()]), [Code::StoreAway]);
-    let connected = connected(&world);
+    let connected = connected(&mut world);
     assert_eq!(told(&mut world, [refused(), connected]), []);
 }
 
@@ -87,7 +88,7 @@ fn a_refused_write_is_not_forgiven_for_a_read_and_is_tried_again_at_once_with_a_
     assert!(is_refused(&world));
 
     // The connection is another one, and can be read.
-    let connected = connected(&world);
+    let connected = connected(&mut world);
     tell(&mut world, Input::Watch(connected));
     assert_eq!(next_request(&mut world), Some(false));
     world.serve(0);

@@ -363,6 +363,7 @@ fn heard(input: &WatchInput) -> String {
         WatchInput::Snapshot(listing) => format!("all of {}", listing.revision),
         WatchInput::Events { revision, events } => format!("{} events up to {revision}", events.len()),
         WatchInput::Lost(_) => "lost".to_owned(),
+        WatchInput::Full(_) => "full, or not any more".to_owned(),
         WatchInput::HistoryRewritten { .. } => "rewritten".to_owned(),
         WatchInput::SessionLost { .. } => "session lost".to_owned(),
     }
