@@ -343,7 +343,8 @@ fn parse_elements(body: &[u8]) -> Vec<Element> {
     let attributes = body.get(ANSWER_HEADER_LEN..).unwrap_or_default();
     let list = attributes::find(attributes, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
     let parse = |element: &[u8]| {
-        let key = Key::new(attributes::find(attributes::find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?)?;
+        let key =
+            Key::new(attributes::find(attributes::find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?)?;
         let flags = attributes::number(element, NFTA_SET_ELEM_FLAGS).unwrap_or(0);
         Some(Element { key, start: flags & NFT_SET_ELEM_INTERVAL_END == 0 })
     };

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use weft_netlink::Result;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Name};
 use crate::desired::{Change, Desired, desired};
 use crate::dirty::Dirty;
 use crate::execute::Failure;
@@ -398,8 +398,8 @@ fn foreign_drop(chain: &str) -> Finding {
     Finding { code: "foreign-forward-drop", subject: chain.to_owned(), text }
 }
 
-fn war(key: &Key, by: Option<&str>) -> Finding {
-    let by = by.unwrap_or("somebody");
+fn war(key: &Key, by: Option<&Name>) -> Finding {
+    let by = by.map_or("somebody", Name::text);
     let text = format!("{by} keeps removing or changing the {key}: it is put back ever more seldom");
     Finding { code: "taken-away", subject: key.to_string(), text }
 }
