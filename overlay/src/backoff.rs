@@ -19,6 +19,33 @@ const CALM: Duration = Duration::from_secs(1);
 /// After so long in peace (and no less than twice the last pause) all is forgotten, and nobody is named any more.
 const PEACE: Duration = Duration::from_secs(30);
 
+/// What a process is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// By its program: "ip (process 7)".
+    Known(String),
+    /// It ended before anybody could look, or the kernel does not tell which it is.
+    Vague(String),
+}
+
+impl Name {
+    /// For people.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Known(text) | Self::Vague(text) => text,
+        }
+    }
+
+    /// What is remembered after this one, if `before` was: a program's name says more than a number.
+    #[must_use]
+    pub fn after(self, before: Option<Self>) -> Self {
+        match (self, before) {
+            (Self::Vague(_), Some(Self::Known(known))) => Self::Known(known),
+            (now, _) => now,
+        }
+    }
+}
+
 /// Objects that gave trouble lately. Empty in good times.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
@@ -33,13 +60,13 @@ struct Trouble {
     losses: u32,
     last: Instant,
     not_before: Instant,
-    by: Option<String>,
+    by: Option<Name>,
 }
 
 impl Backoff {
     /// The object was taken away or changed by somebody else, whose name may be known. Says whether that is new: several
     /// events for one loss count once.
-    pub fn lost(&mut self, key: &Key, by: Option<String>, now: Instant) {
+    pub fn lost(&mut self, key: &Key, by: Option<Name>, now: Instant) {
         self.strike(key, by, now, AT_ONCE);
     }
 
@@ -48,7 +75,7 @@ impl Backoff {
         self.strike(key, None, now, 0);
     }
 
-    fn strike(&mut self, key: &Key, by: Option<String>, now: Instant, at_once: u32) {
+    fn strike(&mut self, key: &Key, by: Option<Name>, now: Instant, at_once: u32) {
         let fresh = || Trouble { strikes: 0, losses: 0, last: now, not_before: now, by: None };
         let trouble = self.troubles.entry(key.clone()).or_insert_with(fresh);
         // Still waiting to put it back: what vanishes meanwhile is the same trouble.
@@ -63,7 +90,13 @@ impl Backoff {
         trouble.losses += 1;
         trouble.last = now;
         trouble.not_before = now + pause(trouble.strikes.saturating_sub(at_once));
-        trouble.by = by.or_else(|| trouble.by.take());
+        // A deleter that is started anew for each deletion has mostly ended when it is looked at: one name that was caught
+        // says more than the number of the last one.
+        let before = trouble.by.take();
+        trouble.by = match by {
+            Some(name) => Some(name.after(before)),
+            None => before,
+        };
     }
 
     /// Whether it may be tried now.
@@ -90,9 +123,9 @@ impl Backoff {
     }
 
     /// Objects that somebody keeps taking away, with the name if it is known.
-    pub fn wars(&self) -> impl Iterator<Item = (&Key, Option<&str>)> {
+    pub fn wars(&self) -> impl Iterator<Item = (&Key, Option<&Name>)> {
         let wars = self.troubles.iter().filter(|(_, trouble)| trouble.losses >= WAR);
-        wars.map(|(key, trouble)| (key, trouble.by.as_deref()))
+        wars.map(|(key, trouble)| (key, trouble.by.as_ref()))
     }
 }
 
@@ -111,6 +144,27 @@ mod tests {
         Key::route("10.1.0.0/24".parse().unwrap())
     }
 
+    fn dhclient() -> Name {
+        Name::Known("dhclient (process 7)".to_owned())
+    }
+
+    #[test]
+    fn a_name_that_was_caught_once_stays_until_another_one_is() {
+        let (mut backoff, start) = (Backoff::default(), Instant::now());
+        let ended = || Some(Name::Vague("process 9, which has ended".to_owned()));
+        let other = Name::Known("ip (process 8)".to_owned());
+        let deaths = [ended(), Some(dhclient()), ended(), None, ended(), Some(other.clone())];
+        let named: Vec<_> = deaths
+            .into_iter()
+            .zip(0..)
+            .map(|(by, round)| {
+                backoff.lost(&key(), by, start + Duration::from_secs(3 * round));
+                backoff.wars().next().and_then(|(_, by)| by.cloned())
+            })
+            .collect();
+        assert_eq!(named[3..], [Some(dhclient()), Some(dhclient()), Some(other)]);
+    }
+
     /// Somebody deletes it each 100 ms for ten minutes: it is put back at once, then ever more seldom.
     #[test]
     fn a_persistent_deleter_is_answered_ever_more_seldom_and_named() {
@@ -119,7 +173,7 @@ mod tests {
         for tick in 0..6_000 {
             let now = start + Duration::from_millis(100) * tick;
             if present {
-                backoff.lost(&key(), Some("dhclient".to_owned()), now);
+                backoff.lost(&key(), Some(dhclient()), now);
             }
             present = backoff.allows(&key(), now);
             if present {
@@ -128,7 +182,7 @@ mod tests {
         }
         assert_eq!(healed.first(), Some(&Duration::ZERO));
         assert!(healed.len() < 20, "{healed:?}");
-        assert_eq!(backoff.wars().collect::<Vec<_>>(), [(&key(), Some("dhclient"))]);
+        assert_eq!(backoff.wars().collect::<Vec<_>>(), [(&key(), Some(&dhclient()))]);
         let pauses: Vec<_> = backoff.next(start + Duration::from_secs(599)).into_iter().collect();
         assert!(pauses.iter().all(|at| *at <= start + Duration::from_secs(660)));
     }
@@ -166,7 +220,7 @@ mod tests {
         for round in 0..20 {
             let now = start + Duration::from_secs(3 * round);
             backoff.forget(now);
-            backoff.lost(&key(), Some("ip (process 7)".to_owned()), now);
+            backoff.lost(&key(), Some(dhclient()), now);
             assert!(backoff.allows(&key(), now), "round {round}");
         }
         assert_eq!(backoff.wars().count(), 1);

@@ -8,6 +8,7 @@ use std::path::Path;
 use weft_netlink::rules::{self, ForwardChain, Overlay, OverlayState};
 use weft_netlink::{Drained, EventStream, Protocol, Result, Socket, nft, route};
 
+use crate::backoff::Name;
 use crate::dirty::Dirty;
 use crate::execute::{self, Outcome};
 use crate::objects::Key;
@@ -30,6 +31,7 @@ pub struct Kernel {
     /// The links whose neighbours the event socket hears of.
     followed: [u32; 2],
     state: OverlayState,
+    namer: Namer,
 }
 
 /// What events have told since it was last looked at.
@@ -45,7 +47,7 @@ pub struct News {
     /// Everything must be read again.
     pub resync: bool,
     /// Others committed packet rules; the last of them.
-    pub commit: Option<String>,
+    pub commit: Option<Name>,
 }
 
 /// Who took an object away.
@@ -54,7 +56,13 @@ pub enum Culprit {
     /// The kernel, or somebody it does not name.
     Unknown,
     /// A process.
-    Process(String),
+    Process(Name),
+}
+
+/// Names processes. Remembers the last one, as one program takes many things away and may end meanwhile.
+#[derive(Debug, Default)]
+struct Namer {
+    last: Option<(u32, String)>,
 }
 
 impl Kernel {
@@ -70,7 +78,8 @@ impl Kernel {
         }
         let own_port = route.port_id()?;
         let (events, commits) = (EventStream::route()?, EventStream::nftables()?);
-        Ok(Self { route, rules, events, commits, own_port, followed: [0; 2], state: OverlayState::default() })
+        let (state, namer) = (OverlayState::default(), Namer::default());
+        Ok(Self { route, rules, events, commits, own_port, followed: [0; 2], state, namer })
     }
 
     /// The descriptors to poll for events.
@@ -105,14 +114,14 @@ impl Kernel {
 
     /// Brings all waiting events in.
     pub fn drain(&mut self, observed: &mut Observed, news: &mut News) {
-        let own_port = self.own_port;
+        let (own_port, namer) = (self.own_port, &mut self.namer);
         let drained = self.events.drain(|event| {
             let effect = observed.apply(&event);
             news.touched.merge(effect.touched);
             news.facts |= effect.facts;
             news.resync |= effect.resync;
             for (key, by) in effect.lost.into_iter().filter(|(_, by)| *by != own_port) {
-                news.lost.insert(key, culprit(by));
+                news.lose(key, namer.culprit(by));
             }
         });
         news.resync |= !matches!(drained, Ok(Drained::Complete));
@@ -121,25 +130,25 @@ impl Kernel {
             if let Some(commit) = nft::parse_event(event.kind, event.body)
                 && !is_own_thread(commit.process)
             {
-                news.commit = Some(format!("{} (process {})", commit.name, commit.process));
+                news.commit = Some(Name::Known(format!("{} (process {})", commit.name, commit.process)));
             }
         });
         if !matches!(drained, Ok(Drained::Complete)) {
-            news.commit.get_or_insert_with(|| "somebody".to_owned());
+            news.commit.get_or_insert_with(|| Name::Vague("somebody".to_owned()));
         }
     }
 
     /// Carries operations out. What others do meanwhile goes into `news`.
     pub fn execute(&mut self, ops: &[Op], observed: &mut Observed, news: &mut News) -> Outcome {
         // The executor needs the request socket while events are read: a socket of its own for the time being.
-        let Self { route, events, followed, own_port, .. } = self;
+        let Self { route, events, followed, own_port, namer, .. } = self;
         let refresh = |observed: &mut Observed| {
             let drained = events.drain(|event| {
                 let effect = observed.apply(&event);
                 news.resync |= effect.resync && event.port_id != *own_port;
                 // Forwarding entries name nobody: those are our own doing here.
                 let others = effect.lost.into_iter().filter(|(_, by)| *by != *own_port && *by != 0);
-                news.lost.extend(others.map(|(key, by)| (key, culprit(by))));
+                others.for_each(|(key, by)| news.lose(key, namer.culprit(by)));
                 news.touched.merge(effect.touched);
                 news.facts |= effect.facts;
             });
@@ -211,17 +220,70 @@ fn is_own_thread(id: u32) -> bool {
     Path::new("/proc/self/task").join(id.to_string()).exists()
 }
 
-/// The port of a process's first socket is its id; later ones, and those of the kernel, tell nothing.
-fn culprit(port_id: u32) -> Culprit {
-    let name = |id: u32| {
-        let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
-        Some(format!("{} (process {id})", name.trim_end()))
-    };
-    match port_id {
-        0 => Culprit::Unknown,
-        id if id < 1 << 22 => {
-            Culprit::Process(name(id).unwrap_or_else(|| format!("process {id}, which has ended")))
+impl Namer {
+    /// The port of a process's first socket is its id; later ones, and those of the kernel, tell nothing.
+    fn culprit(&mut self, port_id: u32) -> Culprit {
+        match port_id {
+            0 => Culprit::Unknown,
+            id if id < 1 << 22 => Culprit::Process(self.name(id)),
+            _ => Culprit::Process(Name::Vague("a process that the kernel does not name".to_owned())),
         }
-        _ => Culprit::Process("a process that the kernel does not name".to_owned()),
+    }
+
+    fn name(&mut self, id: u32) -> Name {
+        if let Ok(name) = fs::read_to_string(format!("/proc/{id}/comm")) {
+            self.last = Some((id, format!("{} (process {id})", name.trim_end())));
+        }
+        match &self.last {
+            Some((last, name)) if *last == id => Name::Known(name.clone()),
+            _ => Name::Vague(format!("process {id}, which has ended")),
+        }
+    }
+}
+
+impl News {
+    /// Of several losses of one object the last one counts, but not for the name.
+    fn lose(&mut self, key: Key, by: Culprit) {
+        let by = match (by, self.lost.remove(&key)) {
+            (Culprit::Process(name), Some(Culprit::Process(before))) => {
+                Culprit::Process(name.after(Some(before)))
+            }
+            (by, _) => by,
+        };
+        self.lost.insert(key, by);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_keeps_its_name_when_it_has_ended() {
+        let mut namer = Namer::default();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        // Until it has become that program.
+        let known = loop {
+            let culprit = namer.culprit(child.id());
+            if let Culprit::Process(name) = &culprit
+                && name.text().starts_with("sleep")
+            {
+                break culprit;
+            }
+        };
+        assert_eq!(known, Culprit::Process(Name::Known(format!("sleep (process {})", child.id()))));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(namer.culprit(child.id()), known);
+        let vague = Culprit::Process(Name::Vague(format!("process {}, which has ended", child.id())));
+        assert_eq!(Namer::default().culprit(child.id()), vague);
+        // Nor is the name lost to an event that comes without it.
+        let (key, mut news) = (Key::Rules, News::default());
+        news.lose(key.clone(), known.clone());
+        news.lose(key.clone(), vague.clone());
+        assert_eq!(news.lost.remove(&key), Some(known.clone()));
+        news.lose(key.clone(), vague);
+        news.lose(key.clone(), known.clone());
+        assert_eq!(news.lost.remove(&key), Some(known));
     }
 }

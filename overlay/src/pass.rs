@@ -7,7 +7,7 @@ use std::time::Instant;
 use weft_netlink::Result;
 use weft_netlink::rules::{self, ForwardChain, Tool};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Name};
 use crate::desired::{Change, Desired, desired};
 use crate::dirty::Dirty;
 use crate::execute::Failure;
@@ -429,8 +429,8 @@ fn way_out(tool: Tool) -> &'static str {
     }
 }
 
-fn war(key: &Key, by: Option<&str>) -> Finding {
-    let by = by.unwrap_or("somebody");
+fn war(key: &Key, by: Option<&Name>) -> Finding {
+    let by = by.map_or("somebody", Name::text);
     let text = format!("{by} keeps removing or changing the {key}: it is put back ever more seldom");
     Finding { code: "taken-away", subject: key.to_string(), text }
 }

@@ -136,6 +136,8 @@ pub struct Machine {
     stopping: bool,
 
     wanted: Option<Arc<Wanted>>,
+    /// The first order waits for this node's first block, until then.
+    first_order_by: Option<Duration>,
     touched: BTreeSet<Arc<str>>,
     all_touched: bool,
     snapshot_due: Option<Duration>,
@@ -243,6 +245,7 @@ impl Machine {
             exited: false,
             stopping: false,
             wanted: None,
+            first_order_by: None,
             touched: BTreeSet::new(),
             all_touched: true,
             snapshot_due: None,
@@ -431,6 +434,7 @@ impl Machine {
             self.relist_at,
             self.contact_due(),
             self.memory_due(),
+            self.first_order_due(),
         ];
         if let Phase::Waiting { look_again, .. } = self.phase {
             timers.push(Some(look_again));

@@ -83,6 +83,72 @@ fn a_restart_that_changes_nothing_wants_nothing_else() {
     assert_eq!(world.nodes[0].routes, routes);
 }
 
+/// What the data plane was ordered since last asked, at each of these steps of a node's first start.
+fn orders(world: &mut World, index: usize) -> usize {
+    let counted = &mut world.nodes[index].counted;
+    usize::try_from(counted.remove("wanted").unwrap_or(0)).unwrap()
+}
+
+#[test]
+fn the_first_order_waits_for_the_first_block_and_brings_all_peers_with_it() {
+    let mut world = cluster(&["a", "b"]);
+    world.add_node("c");
+    let mut last = 0;
+    while orders(&mut world, 2) == 0 {
+        last += 1;
+        assert!(last < 1_000 && world.nodes[2].daemon.is_some());
+        for step in [World::perform, World::serve, World::hear, World::follow] {
+            step(&mut world, 2);
+            if world.nodes[2].wanted.is_some() {
+                break;
+            }
+        }
+    }
+    let first = world.nodes[2].wanted.clone().unwrap();
+    assert_eq!((first.this.blocks.len(), first.this.node_addresses.len(), first.peers.len()), (2, 2, 2));
+    assert!(first.may_remove);
+    let address = first.this.node_addresses.clone();
+    world.settle(30);
+    liveness(&world);
+    assert_eq!(world.nodes[2].wanted.as_ref().unwrap().this.node_addresses, address, "for good");
+}
+
+/// Whoever gets no block reaches the others all the same, and at once.
+#[test]
+fn the_first_order_waits_for_no_block_that_will_not_come() {
+    // There is none.
+    let mut world = World::with_networks(1, &["10.1.0.0/27"]);
+    for name in ["a", "b"] {
+        world.add_node(name);
+        world.settle(20);
+    }
+    world.add_node("c");
+    world.drain();
+    assert_eq!(world.nodes[2].routes.len(), 2, "the pool is exhausted");
+    assert!(world.nodes[2].wanted.as_ref().unwrap().this.blocks.is_empty());
+    // The store goes away between the list and the claim, or takes nothing.
+    for silent in [false, true] {
+        let mut world = cluster(&["a", "b"]);
+        world.add_node("c");
+        for _ in 0..6 {
+            world.perform(2);
+            world.follow(2);
+            world.hear(2);
+        }
+        assert!(world.nodes[2].wanted.is_none(), "it waits");
+        if silent {
+            world.nodes[2].requests.clear();
+        } else {
+            partition(&mut world, 2, true);
+        }
+        world.drain();
+        assert_eq!(world.nodes[2].wanted.is_none(), silent, "nobody tells that no answer will come");
+        world.advance(Duration::from_secs(5));
+        world.drain();
+        assert_eq!(world.nodes[2].routes.len(), 8, "silent: {silent}");
+    }
+}
+
 #[test]
 fn an_unknown_outcome_is_read_back_and_leaves_no_orphan() {
     for fault in [TxnFault::AnswerLost, TxnFault::Lost] {

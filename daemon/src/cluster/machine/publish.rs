@@ -7,11 +7,16 @@ use weft_cni::ip::Subnet;
 use weft_overlay::wanted::{Peers, ThisNode, Wanted};
 
 use super::{Machine, Phase};
+use crate::cluster::finding::Code;
 use crate::cluster::identity::vtep_mac;
 use crate::cluster::memory::{Memory, Moment, SnapshotRef};
 use crate::cluster::peers::node_addresses;
 use crate::cluster::record::FORMAT;
 use crate::cluster::{Changed, Output};
+
+/// How long the first order to the data plane waits for this node's first block, at most: it mostly comes with the next
+/// few answers of the store.
+const FIRST_BLOCK: Duration = Duration::from_secs(5);
 
 /// How long a changed snapshot waits, at least: it is written in one piece.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
@@ -45,6 +50,9 @@ impl Machine {
     pub(super) fn publish_wanted(&mut self) {
         let Some(network) = self.network.clone() else { return };
         let names = std::mem::take(&mut self.touched);
+        if self.awaits_first_block() {
+            return;
+        }
         let this = self.this_node();
         let may_remove = self.may_remove();
         let all = std::mem::take(&mut self.all_touched);
@@ -92,6 +100,26 @@ impl Machine {
         } else if !changed.is_empty() {
             self.emit_wanted(wanted, Changed::Peers(changed));
         }
+    }
+
+    /// Whether the first order waits: the address that comes with this node's first block is on the routes to all peers,
+    /// so without it all of them would be written twice. A node that has blocks by what it remembers never waits, nor
+    /// does one that cannot get any as things are.
+    fn awaits_first_block(&mut self) -> bool {
+        if self.wanted.is_some() || !self.own_blocks().is_empty() {
+            return false;
+        }
+        let joins = matches!(self.phase, Phase::Starting | Phase::Member);
+        let claims = self.claims.full_until.is_none() && self.pause_left().is_none();
+        let refused = [Code::StoreAway, Code::StoreRefuses, Code::StoreFull];
+        let refused = refused.into_iter().any(|code| self.findings.contains_key(&(code, String::new())));
+        let until = *self.first_order_by.get_or_insert(self.now.boot + FIRST_BLOCK);
+        joins && claims && !refused && !self.unreadable && self.now.boot < until
+    }
+
+    /// When the first order comes at the latest, while it waits.
+    pub(super) fn first_order_due(&self) -> Option<Duration> {
+        self.first_order_by.filter(|_| self.wanted.is_none())
     }
 
     fn emit_wanted(&mut self, wanted: Arc<Wanted>, changed: Changed) {
