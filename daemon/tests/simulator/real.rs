@@ -3,6 +3,8 @@
 //! Leases are etcd's, but far longer than a trace: the simulator's time says when they end, and then they are revoked.
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,8 @@ pub struct Live {
     revision: i64,
     /// When something that is followed was last changed.
     followed: i64,
+    /// It was a deletion.
+    deleted: bool,
     compacted: i64,
     backups: u64,
     runtime: Runtime,
@@ -48,6 +52,8 @@ struct State {
     following: Option<Following>,
     /// The highest revision that the client was told of.
     seen: i64,
+    /// Etcd was restarted since its connection was last used.
+    torn: bool,
 }
 
 /// A session as its holder knows it.
@@ -109,6 +115,7 @@ impl Live {
             next_lease: 1,
             revision,
             followed,
+            deleted: false,
             compacted,
             backups: 0,
             runtime,
@@ -160,7 +167,7 @@ impl Live {
         let result = self.applied(client, Op::Txn(txn), fault);
         self.look();
         if let (Ok(Reply::Txn(TxnOutcome::Committed { revision })), true) = (&result, news) {
-            self.followed = *revision;
+            (self.followed, self.deleted) = (*revision, false);
         }
         lose_answer(result, fault)
     }
@@ -171,7 +178,9 @@ impl Live {
             Some(TxnFault::NotSent) => Err(unavailable()),
             Some(TxnFault::Refused) => Err(refused()),
             Some(TxnFault::Lost) => Err(unknown_outcome()),
-            None | Some(TxnFault::AnswerLost) => self.ask(client, op),
+            None => self.ask(client, op),
+            // By a connection that is never heard of again: the client must not learn from the answer.
+            Some(TxnFault::AnswerLost) => self.runtime.block_on(Etcd::new(conf(&self.cluster)).call(op)),
         }
     }
 
@@ -184,14 +193,8 @@ impl Live {
     ) -> Result<Reply, StoreError> {
         let (key, life) = (wanted.key.clone(), Duration::from_secs(wanted.ttl.0.into()));
         let op = Op::KeepSession(Session { ttl: LONG, ..wanted });
-        let result = match fault {
-            // The client would revoke what it is not sure of; here that does not arrive either.
-            Some(TxnFault::AnswerLost) => {
-                let other = Etcd::new(conf(&self.cluster));
-                self.runtime.block_on(other.call(op))
-            }
-            _ => self.applied(client, op, fault),
-        };
+        // With a lost answer the client would revoke what it is not sure of; here that does not arrive either.
+        let result = self.applied(client, op, fault);
         self.look();
         if let Ok(Reply::Txn(TxnOutcome::Committed { .. })) = &result {
             let id = self.find(&key).map_or(0, |item| item.lease);
@@ -239,7 +242,7 @@ impl Live {
             Op::List { prefix } => {
                 Reply::Listing(Listing { revision, items: self.range(prefix, revision, true) })
             }
-            other => panic!("{other:?} reads nothing"),
+            Op::Txn(_) | Op::KeepSession(_) | Op::EndSession | Op::Relist => panic!("{op:?} reads nothing"),
         })
     }
 
@@ -259,19 +262,53 @@ impl Live {
         answer.expect("etcd has this revision").kvs().iter().map(item).collect()
     }
 
-    /// Every client notices a restart before the simulator goes on, so that a trace depends on its seed alone.
-    fn wait_for_clients(&self) {
-        for state in &self.clients {
-            let end = Instant::now() + PATIENCE;
-            loop {
-                match self.runtime.block_on(state.etcd.call(Op::Read(Vec::new()))) {
-                    Err(StoreError::Unavailable { reason }) if !reason.contains("restored from a backup") => {
-                        assert!(Instant::now() < end, "etcd is not back: {reason}");
-                        std::thread::sleep(Duration::from_millis(2));
-                    }
-                    _ => break,
-                }
+    /// Every watch stands and is up to date, so that what is compacted now is taken from none of them.
+    fn wait_for_watches(&self) {
+        let streams = self.clients.iter().filter_map(|state| state.following.as_ref()?.stream.as_ref());
+        let (all, end) = (streams.count().to_string(), Instant::now() + PATIENCE);
+        loop {
+            // The clients get on with it meanwhile.
+            self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
+            let metrics = self.metrics();
+            let value = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name).map(str::trim));
+            let stand = value("etcd_debugging_mvcc_watcher_total ");
+            let late = value("etcd_debugging_mvcc_slow_watcher_total ");
+            if (stand, late) == (Some(&all), Some("0")) {
+                return;
             }
+            assert!(Instant::now() < end, "of {all} watches {stand:?} stand, {late:?} of them late");
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let url = self.cluster.url(0);
+        let mut stream = TcpStream::connect(url.trim_start_matches("http://")).expect("etcd listens");
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("etcd takes a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("etcd answers");
+        answer
+    }
+
+    /// Nothing more arrives where nothing passes.
+    fn cut(&mut self) {
+        let cut = |state: &&mut State| state.faults.partitioned || state.faults.silent_watch;
+        for following in self.clients.iter_mut().filter(cut).filter_map(|state| state.following.as_mut()) {
+            following.stream = None;
+        }
+    }
+
+    /// The client's connection notices a restart before it is used, so that a trace depends on its seed alone.
+    fn mend(&mut self, client: Client) {
+        if !std::mem::take(&mut self.state(client).torn) {
+            return;
+        }
+        let end = Instant::now() + PATIENCE;
+        while let Err(StoreError::Unavailable { reason }) = self.ask(client, Op::Read(Vec::new())) {
+            if reason.contains("restored from a backup") {
+                return;
+            }
+            assert!(Instant::now() < end, "etcd is not back: {reason}");
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
@@ -287,6 +324,7 @@ impl Server for Live {
             lost_session: None,
             following: None,
             seen: 0,
+            torn: false,
         });
         Client(self.clients.len() - 1)
     }
@@ -299,16 +337,20 @@ impl Server for Live {
         let etcd = Etcd::new(conf(&self.cluster)).into();
         let state = self.clients.get_mut(client.0).expect("a client");
         let faults = state.faults.clone();
-        *state = State { faults, etcd, session: None, lost_session: None, following: None, seen: 0 };
+        *state =
+            State { faults, etcd, session: None, lost_session: None, following: None, seen: 0, torn: false };
     }
 
     fn call(&mut self, client: Client, op: Op, now: Duration) -> Result<Reply, StoreError> {
+        self.cut();
         let revision = self.revision;
         let state = self.state(client);
         if state.faults.partitioned {
             return Err(unavailable());
         }
         let rewritten = state.following.is_some() && revision < state.seen;
+        self.mend(client);
+        let state = self.state(client);
         let (stale_at, fault) = match rewritten {
             // The client itself refuses.
             true => (None, None),
@@ -347,6 +389,9 @@ impl Server for Live {
     }
 
     fn poll(&mut self, client: Client) -> Vec<WatchInput> {
+        if !self.state(client).faults.partitioned {
+            self.mend(client);
+        }
         let (followed, compacted, revision) = (self.followed, self.compacted, self.revision);
         let state = self.clients.get_mut(client.0).expect("a client");
         let mut inputs: Vec<_> = state.lost_session.take().into_iter().collect();
@@ -360,6 +405,10 @@ impl Server for Live {
         }
         if following.stream.is_none() {
             following.connect(&self.runtime, &state.etcd, compacted, revision);
+            if self.deleted && following.from == Some(followed) && followed == compacted {
+                // Of a deletion a compaction at its revision leaves nothing.
+                following.reported = followed;
+            }
         }
         following.relist(&self.runtime, &state.etcd);
         while !following.is_up_to_date(followed) {
@@ -378,6 +427,7 @@ impl Server for Live {
     }
 
     fn tick(&mut self, now: Duration) {
+        self.cut();
         for state in &mut self.clients {
             state.renew(&mut self.leases, now);
         }
@@ -400,11 +450,12 @@ impl Server for Live {
 
     fn write(&mut self, writes: Vec<Write>, _now: Duration) {
         let news = self.is_news(&writes);
+        let deletes = matches!(writes[..], [Write::Delete { .. }]);
         let done = self.runtime.block_on(self.operator.call(Op::Txn(Txn { writes, ..Txn::default() })));
         assert!(matches!(done, Ok(Reply::Txn(TxnOutcome::Committed { .. }))), "{done:?}");
         self.look();
         if news {
-            self.followed = self.revision;
+            (self.followed, self.deleted) = (self.revision, deletes);
         }
     }
 
@@ -412,6 +463,7 @@ impl Server for Live {
         if revision <= self.compacted {
             return;
         }
+        self.wait_for_watches();
         let mut admin = self.admin.clone();
         let options = CompactionOptions::new().with_physical();
         self.runtime.block_on(admin.compact(revision, Some(options))).expect("etcd compacts");
@@ -421,8 +473,8 @@ impl Server for Live {
     fn backup(&mut self) -> Backup {
         self.backups += 1;
         let folder = self.cluster.copy_running(0, &format!("backup-{}", self.backups));
-        let (leases, followed, compacted) = (self.leases.clone(), self.followed, self.compacted);
-        Backup::Etcd(Files { folder, leases, followed, compacted })
+        let (followed, deleted, compacted) = (self.followed, self.deleted, self.compacted);
+        Backup::Etcd(Files { folder, leases: self.leases.clone(), followed, deleted, compacted })
     }
 
     fn restore(&mut self, backup: &Backup) {
@@ -431,15 +483,15 @@ impl Server for Live {
             if let Some(following) = &mut state.following {
                 following.stream = None;
             }
+            state.torn = true;
         }
         self.cluster.restore(0, &files.folder);
         self.cluster.wait_until_it_answers();
         self.operator = Etcd::new(conf(&self.cluster));
         self.admin = self.runtime.block_on(self.cluster.admin(0));
-        (self.leases, self.followed, self.compacted) =
-            (files.leases.clone(), files.followed, files.compacted);
+        self.leases.clone_from(&files.leases);
+        (self.followed, self.deleted, self.compacted) = (files.followed, files.deleted, files.compacted);
         self.look();
-        self.wait_for_clients();
     }
 
     fn drive_to(&mut self, revision: i64, now: Duration) {

@@ -512,8 +512,14 @@ fn blocks_of_a_lost_history_are_kept_and_named_until_their_node_speaks_or_a_pers
         world.start(1);
         world.settle(60);
     }
+    for pod in 100..400 {
+        world.nodes[1].add_pod(pod, world.now);
+        world.drain();
+    }
+    assert!(granted(&world, 1).len() > 16, "it claims what is left");
+    assert!(blocks.iter().all(|block| !granted(&world, 1).contains(block)), "and nothing that was another's");
     world.nodes[1].handle(Input::AcceptHistory, world.now);
-    world.settle(5);
+    world.drain();
     assert_eq!((routed(&world), found(&world, 1, Code::HistoryRewritten)), (4, None));
 }
 
@@ -656,6 +662,15 @@ fn blocks_left_over_from_a_record_deleted_by_hand_come_back_when_they_are_needed
 
 #[test]
 fn a_block_that_a_pod_takes_at_the_last_moment_stays() {
+    // Also when the store answers before the folder is tried.
+    for wait in [2, 5, 11] {
+        for served_first in [false, true] {
+            a_pod_takes_a_block_on_its_way_back(Duration::from_secs(wait), served_first);
+        }
+    }
+}
+
+fn a_pod_takes_a_block_on_its_way_back(wait: Duration, served_first: bool) {
     let mut world = cluster(&["a", "b"]);
     for pod in 0..20 {
         while !world.nodes[0].add_pod(pod, world.now) {
@@ -669,14 +684,20 @@ fn a_block_that_a_pod_takes_at_the_last_moment_stays() {
     }
     world.settle(119);
     assert_eq!(granted(&world, 0), before);
+    // They have rested, and the node sees it: what it decides now meets the pods.
+    world.advance(wait);
+    world.drain();
     world.observe(0);
-    world.advance(Duration::from_secs(5));
     for (index, folder) in world.nodes[0].folders.values_mut().enumerate() {
         folder.taken.insert(0, 100 + index as u64);
     }
     while world.perform(0) {
-        world.serve(0);
-        world.hear(0);
+        while world.serve(0) {
+            world.hear(0);
+        }
+        if !served_first {
+            world.hear(0);
+        }
     }
     world.settle(10);
     assert!(before.iter().all(|block| granted(&world, 0).contains(block)));

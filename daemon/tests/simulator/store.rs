@@ -49,6 +49,7 @@ pub struct Files {
     pub folder: PathBuf,
     pub leases: BTreeMap<u64, Lease>,
     pub followed: i64,
+    pub deleted: bool,
     pub compacted: i64,
 }
 
