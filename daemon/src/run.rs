@@ -31,7 +31,7 @@ use crate::rights;
 /// # Errors
 /// A sentence.
 pub fn run_identity() -> Result<Option<String>, String> {
-    local::Local::identity()
+    local::Local::existing_identity()
 }
 
 /// Runs the daemon until it is told to stop.

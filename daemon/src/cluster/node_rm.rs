@@ -76,18 +76,20 @@ pub enum Farewell {
         /// Where that one is.
         addresses: Vec<IfAddr>,
     },
+    /// There is a record, and this machine does not know whether it is its own: it stays.
+    Unproven,
     /// This.
     Write(Txn),
 }
 
 /// A tombstone with the node's own word that no pod of it lives and that it gives no addresses: its blocks are free at
-/// once. Only for whoever has made sure of that; `instance` is this very machine's id. What was read is as for [`plan_removal`].
+/// once. Only for whoever has made sure of that; `instance` is this very machine's id, as far as it knows. What was read is as for [`plan_removal`].
 ///
 /// # Errors
 /// When the record cannot be read.
 pub fn plan_farewell(
     name: &str,
-    instance: &str,
+    instance: Option<&str>,
     read: &[(String, Option<KeyValue>)],
     now: SystemTime,
 ) -> Result<Farewell, Refusal> {
@@ -97,12 +99,16 @@ pub fn plan_farewell(
         sentence: format!("{name} could not say that it has no pods left"),
         details: error.to_string(),
     })?;
-    if record.instance != instance {
-        return Ok(Farewell::Another { addresses: record.addresses });
-    }
     let removed = record.removed.as_ref().filter(|_| record.state == NodeState::Removed);
     if removed.is_some_and(|removed| removed.acknowledged) {
         return Ok(Farewell::Nothing);
+    }
+    match instance {
+        None => return Ok(Farewell::Unproven),
+        Some(instance) if record.instance != instance => {
+            return Ok(Farewell::Another { addresses: record.addresses });
+        }
+        Some(_) => {}
     }
     let at = removed.map_or(seconds(now), |removed| removed.at);
     let mut txn = tombstone(&record, stands.mod_revision, RemovedAt { at, until: None, acknowledged: true });
@@ -199,9 +205,9 @@ mod tests {
         ]
     }
 
-    fn farewell(node: &str, instance: &str) -> Farewell {
+    fn farewell<'a>(node: &str, instance: impl Into<Option<&'a str>>) -> Farewell {
         let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
-        plan_farewell("a", instance, &read(node), now).unwrap()
+        plan_farewell("a", instance.into(), &read(node), now).unwrap()
     }
 
     fn written(farewell: Farewell) -> (NodeRecord, Vec<String>) {
@@ -234,13 +240,15 @@ mod tests {
         assert_eq!(record.removed, Some(RemovedAt { at: 5, until: None, acknowledged: true }));
         assert_eq!((record.epoch, deleted.len()), (1, 1));
         assert_eq!(farewell(&with(true), "i"), Farewell::Nothing);
+        assert_eq!(farewell(&with(true), None), Farewell::Nothing, "its identity went after its word");
     }
 
     #[test]
     fn the_record_of_another_machine_of_this_name_stays() {
         let addresses = vec!["192.0.2.1/24".parse().unwrap()];
         assert_eq!(farewell(NODE, "another"), Farewell::Another { addresses });
-        let nothing = plan_farewell("b", "i", &read(NODE), SystemTime::UNIX_EPOCH).unwrap();
+        let nothing = plan_farewell("b", None, &read(NODE), SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(nothing, Farewell::Nothing);
+        assert_eq!(farewell(NODE, None), Farewell::Unproven);
     }
 }

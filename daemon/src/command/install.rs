@@ -198,14 +198,16 @@ fn tell_the_store(conf: &Conf, instance: &Result<String, String>, said: &mut Str
                 return Ok(false);
             }
             let read = store::read(store.as_ref(), removal_reads(name, record)).await?;
-            let instance = instance.as_ref().map_err(|why| {
-                Failure::refused(format!(
-                    "whether the record of {name} is this machine's cannot be told: {why}"
-                ))
-            })?;
-            let farewell = plan_farewell(name, instance, &read, SystemTime::now());
+            let known = instance.as_ref().ok().map(String::as_str);
+            let farewell = plan_farewell(name, known, &read, SystemTime::now());
             match farewell.map_err(|refusal| Failure::refused(refusal.to_string()))? {
                 Farewell::Nothing => return Ok(false),
+                Farewell::Unproven => {
+                    let why = instance.as_ref().err().map(String::as_str).unwrap_or_default();
+                    return Err(Failure::refused(format!(
+                        "whether the record of {name} is this machine's cannot be told: {why}"
+                    )));
+                }
                 Farewell::Another { addresses } => {
                     let at = addresses.first().map(|address| format!(" (at {})", address.addr()));
                     let at = at.unwrap_or_default();

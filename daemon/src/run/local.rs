@@ -45,7 +45,20 @@ impl Local {
     /// # Errors
     /// A sentence.
     pub fn identity() -> Result<Option<String>, String> {
-        let state = open().map_err(|error| sentence(&error))?;
+        Self::identity_in(&open().map_err(|error| sentence(&error))?)
+    }
+
+    /// The same where nothing is to be made that is not there.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn existing_identity() -> Result<Option<String>, String> {
+        let deadline = Deadline::after(Instant::now(), LIMIT);
+        let state = State::open_existing(&mut HostKernel::default(), deadline);
+        state.map_err(|error| sentence(&error))?.map_or(Ok(None), |state| Self::identity_in(&state))
+    }
+
+    fn identity_in(state: &State) -> Result<Option<String>, String> {
         let path = state.path().join(IDENTITY);
         let content = files::read(&path).map_err(|error| format!("read {}: {error}", path.display()))?;
         Ok(content.and_then(|bytes| String::from_utf8(bytes).ok()).map(|text| text.trim().to_owned()))
