@@ -85,6 +85,7 @@ impl Daemon {
         self.count();
         self.mind_foreign();
         self.mirror_use();
+        self.probe();
         Ok(())
     }
 
