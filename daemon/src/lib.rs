@@ -13,6 +13,7 @@ mod ipam_show;
 pub mod metrics;
 pub mod mirror;
 pub mod notify;
+pub mod probe;
 pub mod rights;
 pub mod run;
 pub mod socket;

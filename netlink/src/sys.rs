@@ -83,6 +83,33 @@ pub fn interface_index(fd: BorrowedFd<'_>, name: &str) -> io::Result<i32> {
     Ok(unsafe { request.ifr_ifru.ifru_ifindex })
 }
 
+/// Whether a device leaves the checksums of what it sends to whatever is below it (`ethtool -k`, tx-checksumming); with
+/// `set` it does from now on, or not.
+pub fn tx_checksum(fd: BorrowedFd<'_>, name: &str, set: Option<bool>) -> io::Result<bool> {
+    /// `SIOCETHTOOL` (include/uapi/linux/sockios.h).
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    /// `ETHTOOL_GTXCSUM`, `ETHTOOL_STXCSUM` (include/uapi/linux/ethtool.h).
+    const GET: u32 = 0x16;
+    const SET: u32 = 0x17;
+    // `struct ethtool_value`: command, data.
+    let mut value = match set {
+        None => [GET, 0],
+        Some(on) => [SET, on.into()],
+    };
+    // SAFETY: a structure of integers and arrays of them, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte stays 0.
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: the request reads the name in `request` and reads and writes `value`; both live across the call.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), SIOCETHTOOL, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(value[1] != 0)
+}
+
 /// One statement of a classic BPF program.
 pub type Statement = libc::sock_filter;
 

@@ -5,6 +5,7 @@ mod link;
 mod look;
 mod mirror;
 mod offer;
+mod probes;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use weft_overlay::wanted::{Changed, Wanted};
 use self::foreign::Foreign;
 use self::look::ADDRESSES_WAY_OUT;
 use self::mirror::Mirror;
+use self::probes::Probes;
 use super::document::Document;
 use super::host;
 use super::local::Local;
@@ -36,6 +38,7 @@ use crate::conflist::Conflist;
 use crate::files;
 use crate::mirror::Blocks;
 use crate::notify::Notifier;
+use crate::probe::Found;
 use crate::socket::{Asked, Server};
 use crate::store::{Store, StoreReply, WatchInput};
 
@@ -58,6 +61,7 @@ enum Event {
     HostChanged(host::Changed),
     Mended(Result<usize, String>),
     ForeignMinded(Result<usize, String>),
+    Probed(Result<Found, String>),
     UseMirrored(Result<Option<Blocks>, String>),
     HostUnknown(String),
 }
@@ -89,6 +93,7 @@ pub struct Daemon {
     conflist: Option<Conflist>,
     foreign: Foreign,
     mirror: Mirror,
+    probes: Probes,
     calls: usize,
 }
 
@@ -125,6 +130,7 @@ impl Daemon {
             conflist: None,
             foreign: Foreign::default(),
             mirror: Mirror::default(),
+            probes: Probes::default(),
             calls: 0,
             conf,
             places,
@@ -249,6 +255,7 @@ impl Daemon {
         if changed == Changed::All || self.wanted.is_none() {
             self.obey(wanted.without_peers());
         }
+        self.probes.follow(&wanted);
         // Nobody here keeps it: the machine changes it in place.
         self.plane.want(wanted, changed);
     }
@@ -293,6 +300,7 @@ impl Daemon {
                 self.notices.set("pod-routes", result.map(drop), "It is tried again each minute");
             }
             Event::ForeignMinded(result) => self.foreign_minded(result),
+            Event::Probed(found) => self.probed(found),
             Event::UseMirrored(result) => self.use_mirrored(result),
             Event::HostUnknown(sentence) => {
                 self.notices.set(
@@ -337,6 +345,9 @@ impl Daemon {
         self.notices.replace("plane-", plane::notices(&report));
         let before = self.report.as_ref();
         let healed = report.healed.saturating_sub(before.map_or(0, |before| before.healed));
+        if healed > 0 || before.is_none_or(|before| before.underlay != report.underlay) {
+            self.probes.hurry();
+        }
         if healed > 0 {
             tracing::info!(objects = healed, "put back what somebody else had changed");
         }

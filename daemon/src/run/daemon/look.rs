@@ -86,6 +86,7 @@ impl Daemon {
         self.look_for_a_new_login();
         self.mind_foreign();
         self.mirror_use();
+        self.probe();
         Ok(())
     }
 
