@@ -226,9 +226,7 @@ impl Search<'_> {
         let Some((at, segment)) = found else { return };
         match &self.stage {
             // Open already.
-            Stage::Cool(Walk { segment, current: Some(steps) }) if *segment == at => {
-                steps.slots.note_use(*index)
-            }
+            Stage::Cool(Walk { segment, current: Some(steps) }) if *segment == at => steps.slots.note_use(*index),
             _ => {
                 if let Ok(slots) = open_slots(self.attachment.state(), segment) {
                     slots.note_use(*index);
