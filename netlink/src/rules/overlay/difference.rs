@@ -56,15 +56,16 @@ impl Difference {
 fn missing_each<T: Ord + Copy>(mut left: &[T], mut right: &[T]) -> (Vec<T>, Vec<T>) {
     let (mut of_left, mut of_right) = (Vec::new(), Vec::new());
     while let ([first, left_rest @ ..], [second, right_rest @ ..]) = (left, right) {
-        match first.cmp(second) {
+        let order = first.cmp(second);
+        match order {
             Ordering::Less => of_left.push(*first),
             Ordering::Greater => of_right.push(*second),
             Ordering::Equal => {}
         }
-        if first <= second {
+        if order.is_le() {
             left = left_rest;
         }
-        if second <= first {
+        if order.is_ge() {
             right = right_rest;
         }
     }
