@@ -113,11 +113,7 @@ impl EventStream {
     ///
     /// # Errors
     /// As [`EventStream::drain`].
-    pub fn drain_some(
-        &mut self,
-        datagrams: usize,
-        mut each: impl FnMut(Event<'_>),
-    ) -> io::Result<Drained> {
+    pub fn drain_some(&mut self, datagrams: usize, mut each: impl FnMut(Event<'_>)) -> io::Result<Drained> {
         let mut drained = Drained::Complete;
         for _ in 0..datagrams {
             match socket::recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
