@@ -137,6 +137,22 @@ fn each_request_of_a_batch_has_its_own_outcome() {
     });
 }
 
+/// Whoever has other things to do reads some and comes back for the rest.
+#[test]
+fn not_more_is_read_than_was_asked_for() {
+    in_fresh_namespace(|| {
+        let socket = &mut Socket::route().unwrap();
+        let link = bridge(socket, "br0");
+        let mut stream = EventStream::route().unwrap();
+        let one = Route::on_link(ip("10.1.0.0"), 16, link);
+        socket.execute(&[route::add(&one), route::delete(&one), route::add(&one)]).unwrap();
+        let mut heard = 0;
+        assert_eq!(stream.drain_some(2, |_| heard += 1).unwrap(), Drained::More);
+        assert_eq!(heard, 2);
+        assert_eq!(routes_heard(&mut stream).len(), 1);
+    });
+}
+
 /// What nobody reads is lost at some point, and that is told; what comes later is heard again.
 #[test]
 fn a_flood_is_told_as_lost_and_the_stream_goes_on() {

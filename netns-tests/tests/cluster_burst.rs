@@ -11,6 +11,8 @@ use netns_tests::cluster::{
     chain, long_or, require_cluster, status, watch_grants,
 };
 use netns_tests::{Inside, Pod, wait_until};
+use weft_ipam::ask::{NeedBlock, Weftd};
+use weft_ipam::clock::Deadline;
 
 fn small() -> Network {
     Network::default().with("block_size_v4 = 28").with("block_size_v6 = 124")
@@ -133,20 +135,20 @@ fn a34_installing_under_pod_churn_never_shows_half_of_anything() {
     });
 }
 
-/// In the burst's cluster a block has eight addresses.
-fn tiny() -> Network {
-    Network::default().with("block_size_v4 = 29").with("block_size_v6 = 125").mode("veth")
+/// Blocks of 32.
+fn medium() -> Network {
+    Network::default().with("block_size_v4 = 27").with("block_size_v6 = 123").mode("veth")
 }
 
 /// How many pods start at once, and on which node.
 const BURST: usize = 200;
 const NODE: usize = 0;
-/// As many as fill four blocks, on each other node, again and again.
-const WAVE: usize = 30;
+/// As many pods as have room in a node's first block, beside the node's own address.
+const FULL: usize = 31;
 /// Longer than an empty block has to rest before it goes back.
 const RESTED: u64 = 130;
 
-/// 200 pods at once on one node that has a block and its spare, together with room for 15; each request to the store
+/// 200 pods at once on one node that has a block and its spare, together with room for 63; each request to the store
 /// takes 50 ms. Meanwhile the other nodes claim blocks and give them back, and before the second burst so does this
 /// one. All pods start, and whatever is given comes from a block that is the node's own at that moment.
 #[test]
@@ -154,10 +156,10 @@ fn a_burst_of_200_pods_on_one_node_gets_blocks_from_a_slow_store_while_others_cl
     if !require_cluster() {
         return;
     }
-    let lab = ClusterLab::new("burst", &Layout::default().nodes(4));
+    let lab = ClusterLab::new("burst", &Layout::default());
     let slow = SlowLink::start(&lab, Duration::from_millis(50));
     for node in 0..lab.nodes.len() {
-        let mut conf = lab.conf(node, &tiny());
+        let mut conf = lab.conf(node, &medium());
         conf.endpoints = vec![slow.endpoint.clone()];
         lab.start_ahead(node, conf, RESTED, node == NODE);
     }
@@ -190,9 +192,9 @@ fn a_burst_of_200_pods_on_one_node_gets_blocks_from_a_slow_store_while_others_cl
     lab.assert_records_agree(PATIENCE);
 }
 
-/// How often a block moves in this time if one does each 100 ms.
+/// How often a block moves in this time if one does each 100 ms; where other tests share the machine, half of that.
 fn moves_of(time: Duration) -> usize {
-    usize::try_from(time.as_millis() / 100).unwrap_or(usize::MAX)
+    usize::try_from(time.as_millis() / long_or(100, 200)).unwrap_or(usize::MAX)
 }
 
 /// All pods at once, and all away again; returns when the first ADD began and the last one ended. Ends when the node
@@ -201,6 +203,15 @@ fn burst(lab: &ClusterLab, name: &str) -> (Instant, Instant) {
     let node = &lab.nodes[NODE].node;
     let chain = chain(node).unwrap_or_else(|error| panic!("{error}"));
     let pods: Vec<Pod> = (0..BURST).map(|n| node.pod(&format!("{name}{n}"))).collect();
+    let others = || -> usize {
+        let others = lab.nodes.iter().enumerate().filter(|(other, _)| *other != NODE);
+        others.map(|(_, other)| blocks_giving(&other.node).len()).sum()
+    };
+    let mut most = others();
+    wait_until("another node gives blocks back", PATIENCE, || {
+        most = most.max(others());
+        others() < most
+    });
     let from = Instant::now();
     let given: Vec<IpAddr> = all_at_once(&pods, |pod| {
         let result = chain.add(pod).unwrap_or_else(|failure| panic!("{name} burst: {failure}"));
@@ -219,22 +230,33 @@ fn burst(lab: &ClusterLab, name: &str) -> (Instant, Instant) {
     (from, to)
 }
 
-/// Pods that use up several blocks and leave them, until told to stop.
+/// A full block, and a pod that comes and goes beside it: with it there the node claims another spare, without it one
+/// goes back. Asking the daemon makes it count at once what is in use, which it else does each three seconds.
 fn come_and_go(lab: &ClusterLab, node: usize, stop: &AtomicBool) {
     let node = &lab.nodes[node].node;
     let chain = chain(node).unwrap_or_else(|error| panic!("{error}"));
-    let pods: Vec<Pod> = (0..WAVE).map(|n| node.pod(&format!("wave{n}"))).collect();
+    let pods: Vec<Pod> = (0..FULL).map(|n| node.pod(&format!("full{n}"))).collect();
+    let fail = |failure| panic!("{}: {failure}", node.name());
+    all_at_once(&pods, |pod| chain.add(pod).unwrap_or_else(fail));
+    let pod = node.pod("guest");
+    let weftd = Weftd::at(&node.path(weft_ipam::ask::SOCKET));
+    let count = || {
+        let deadline = Deadline::after(Instant::now(), PATIENCE);
+        weftd.need_block("weft", &[], deadline).unwrap_or_else(|error| panic!("{error:?}"));
+    };
     while !stop.load(Ordering::Acquire) {
-        all_at_once(&pods, |pod| {
-            chain.add(pod).unwrap_or_else(|failure| panic!("{}: {failure}", node.name()))
-        });
-        all_at_once(&pods, |pod| {
-            chain.del(pod).unwrap_or_else(|failure| panic!("{}: {failure}", node.name()))
-        });
-        // A block and a spare, of each family.
-        wait_until("all blocks went back", PATIENCE, || {
-            blocks_giving(node).len() <= 4 || stop.load(Ordering::Acquire)
-        });
+        for guest in [true, false] {
+            let blocks = blocks_giving(node).len();
+            if guest {
+                chain.add(&pod).unwrap_or_else(fail);
+            } else {
+                chain.del(&pod).unwrap_or_else(|failure| panic!("{}: {failure}", node.name()));
+            }
+            count();
+            wait_until("a block comes or goes", PATIENCE, || {
+                blocks_giving(node).len() != blocks || stop.load(Ordering::Acquire)
+            });
+        }
     }
 }
 

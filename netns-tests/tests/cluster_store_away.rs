@@ -10,7 +10,8 @@ use netns_tests::cluster::{
     ClusterLab, ClusterPod, Layout, Network, PATIENCE, Prober, StopAtEnd, Watched, blocks_giving, long_or,
     require_cluster, status, timed, watch_grants,
 };
-use netns_tests::wait_until;
+use netns_tests::{wait_for, wait_until};
+use weft_cni::ip::Subnet;
 
 /// Records agree within ten seconds of the store's return; generous where other tests share the machine.
 fn agreement() -> Duration {
@@ -215,6 +216,7 @@ fn a_removed_node_that_boots_without_the_store_gives_nothing_that_others_give() 
     let lab = started("rmboot", 1, &small());
     let mut before = lab.pod_on_each("old");
     let lost = &lab.nodes[2];
+    let own = blocks_giving(&lost.node);
     lab.wire.set_plugged(lost, false);
     lost.weftd().wait_finding("store-away", true);
     lost.weftd().kill();
@@ -222,15 +224,18 @@ fn a_removed_node_that_boots_without_the_store_gives_nothing_that_others_give() 
     assert!(removed.status.success(), "{removed:?}");
     lost.reboot(&[before.pop().expect("a pod")]);
     lost.weftd().start(&[]);
-    wait_until("it gives addresses from memory, or has said why not", PATIENCE, || {
-        lab.try_pod(2, "offline").is_ok()
-            || lost.weftd().try_status().is_some_and(|status| status["findings"] != serde_json::json!([]))
-    });
+    // What it remembers is younger than the time after which its blocks are given to others.
+    let offline = wait_for("it gives addresses from memory", PATIENCE, || lab.try_pod(2, "offline").ok());
+    let remembered: Vec<Subnet> = own.iter().filter_map(|block| block.parse().ok()).collect();
+    let all_remembered = offline.ips.iter().all(|ip| remembered.iter().any(|block| block.contains(*ip)));
+    assert!(all_remembered, "{:?} are not of {own:?}", offline.ips);
     let mut others: Vec<ClusterPod> = (0..2).flat_map(|node| use_up(&lab, node)).collect();
     others.extend(use_up(&lab, 0));
     lab.assert_nothing_given_twice();
+    assert!((0..2).all(|node| blocks_giving(&lab.nodes[node].node).is_disjoint(&own)), "{own:?} are retired");
     lab.wire.set_plugged(lost, true);
     lost.weftd().wait_finding("removed", true);
     wait_until("it gives no more", PATIENCE, || blocks_giving(&lost.node).is_empty());
     lab.assert_nothing_given_twice();
+    offline.stop();
 }
