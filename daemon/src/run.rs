@@ -1,6 +1,7 @@
 //! `weftd run`: wires the store, the machine, the data plane and the plugin's folders together. Decides nothing
 //! itself; everything it starts ends with it, and ending it changes nothing in the network.
 
+mod aside;
 mod daemon;
 mod document;
 mod host;

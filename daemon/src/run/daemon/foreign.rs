@@ -4,6 +4,7 @@ use tokio::time::{Duration, Instant};
 
 use super::{Daemon, Event};
 use crate::forward;
+use crate::run::aside::aside;
 
 /// Against somebody who takes the rules away again and again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -31,8 +32,7 @@ impl Daemon {
         self.foreign.busy = true;
         let (cidrs, chains, events) = (cidrs.clone(), chains.clone(), self.events.0.clone());
         self.tasks.spawn(async move {
-            let applied = tokio::task::spawn_blocking(move || forward::apply(mode, &cidrs, &chains)).await;
-            let result = applied.unwrap_or_else(|error| Err(format!("change foreign chains: {error}")));
+            let result = aside("foreign-forward", move || forward::apply(mode, &cidrs, &chains)).await;
             let _ending = events.send(Event::ForeignMinded(result)).await;
         });
     }

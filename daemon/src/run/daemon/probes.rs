@@ -10,6 +10,7 @@ use weft_overlay::wanted::{Backend, Direct, Peer, Wanted};
 
 use super::{Daemon, Event};
 use crate::probe::{self, Found, Target};
+use crate::run::aside::aside;
 use crate::run::notices::Notice;
 
 /// How many nodes are asked.
@@ -65,8 +66,7 @@ impl Daemon {
         self.probes.busy = true;
         let (known, events) = (self.probes.spoiled == Some(true), self.events.0.clone());
         self.tasks.spawn(async move {
-            let found = tokio::task::spawn_blocking(move || probe::run(&targets, known)).await;
-            let found = found.unwrap_or_else(|error| Err(error.to_string()));
+            let found = aside("probe", move || probe::run(&targets, known)).await;
             let _ending = events.send(Event::Probed(found)).await;
         });
     }
