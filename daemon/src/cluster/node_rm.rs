@@ -226,7 +226,7 @@ mod tests {
         let removed = RemovedAt { at: 1_800_000_000, until: None, acknowledged: true };
         assert_eq!((record.state, record.removed), (NodeState::Removed, Some(removed)));
         assert_eq!((record.epoch, record.serial, record.blocks), (2, 5, Vec::new()));
-        assert_eq!(deleted, ["b/10.1.0.0-26"]);
+        assert_eq!(deleted, ["use/a", "b/10.1.0.0-26"]);
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
         };
         let (record, deleted) = written(farewell(&with(false), "i"));
         assert_eq!(record.removed, Some(RemovedAt { at: 5, until: None, acknowledged: true }));
-        assert_eq!((record.epoch, deleted.len()), (1, 1));
+        assert_eq!((record.epoch, deleted.len()), (1, 2));
         assert_eq!(farewell(&with(true), "i"), Farewell::Nothing);
         assert_eq!(farewell(&with(true), None), Farewell::Nothing, "its identity went after its word");
     }

@@ -27,10 +27,19 @@ const CLUSTER: &str = "(cluster)";
 /// When the state folder or the kernel cannot be read, or the folder is taken away meanwhile.
 pub fn observe() -> Result<Observed, Error> {
     let mut kernel = HostKernel::default();
-    match State::open_existing(&mut kernel, Deadline::after(Instant::now(), WAIT))? {
-        Some(state) => Look { state: &state, kernel: &mut kernel, findings: Vec::new() }.around(),
-        None => Ok(without_folder(&kernel.live()?)),
+    let open = |kernel: &mut HostKernel| State::open_existing(kernel, Deadline::after(Instant::now(), WAIT));
+    let mut live = Vec::new();
+    // A link without a folder may be one whose ADD, the first since boot, made both in between.
+    for _ in 0..2 {
+        if let Some(state) = open(&mut kernel)? {
+            return Look { state: &state, kernel: &mut kernel, findings: Vec::new() }.around();
+        }
+        live = kernel.live()?;
+        if live.is_empty() {
+            break;
+        }
     }
+    Ok(without_folder(&live))
 }
 
 /// No folder: a node without pods, unless its interfaces say otherwise.
