@@ -19,7 +19,7 @@ const NAME_LEN: usize = 32;
 const GET_INFO: i32 = 64;
 /// `IPT_SO_GET_ENTRIES`, `IP6T_SO_GET_ENTRIES`: `struct ipt_get_entries`.
 const GET_ENTRIES: i32 = 65;
-/// `struct ipt_getinfo`: name, valid_hooks, hook_entry[5], underflow[5], num_entries, size.
+/// `struct ipt_getinfo`: `name`, `valid_hooks`, `hook_entry[5]`, `underflow[5]`, `num_entries`, `size`.
 const INFO_LEN: usize = NAME_LEN + 4 * 13;
 /// `struct ipt_get_entries` before its entries: name, size; aligned as the 64-bit counters of the entries are.
 const ENTRIES_HEADER_LEN: usize = (NAME_LEN + 4).next_multiple_of(align_of::<u64>());
