@@ -5,15 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use netlink_packet_core::{NLM_F_ECHO, NLM_F_REQUEST};
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
 
 use crate::link::{self, RTM_DELLINK, RTNLGRP_LINK};
 use crate::socket::{Header, NLMSG_ERROR, append_message, set_receive_limit, word};
 use crate::{Request, sys};
-
-const NLM_F_REQUEST: u16 = 0x01;
-/// The request's sender gets the event, too (include/uapi/linux/netlink.h).
-const NLM_F_ECHO: u16 = 0x08;
 
 /// How it is heard that the link is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

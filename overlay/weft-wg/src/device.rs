@@ -11,7 +11,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
-use crate::allowed::{Allowed, Prefix};
+use crate::allowed::Allowed;
 use crate::keepalive::{Due, Keepalive};
 use crate::uapi::{Change, DeviceState, Key, PeerChange, PeerState};
 
@@ -353,11 +353,6 @@ impl Device {
             peers: peers.map(state).collect(),
             ..DeviceState::default()
         }
-    }
-
-    /// A peer's prefixes, for the tests.
-    pub fn allowed_of(&self, key: &Key) -> Vec<Prefix> {
-        self.by_key.get(key).map(|slot| self.allowed.of_peer(*slot)).unwrap_or_default()
     }
 }
 

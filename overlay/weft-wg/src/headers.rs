@@ -118,9 +118,9 @@ pub fn payload_at(packet: &[u8], transport: Transport, transport_at: usize) -> O
     (length >= least && at <= packet.len()).then_some(at)
 }
 
-/// Writes the length and, for IPv4, the header's checksum, of a packet that is `packet.len()` bytes long.
-pub fn seal_ip(packet: &mut [u8], v4: bool, header_len: usize) {
-    let total = packet.len();
+/// Writes the length and, for IPv4, the header's checksum, of a packet that is `total` bytes long, of which `packet` is
+/// the beginning.
+pub fn seal_ip(packet: &mut [u8], v4: bool, header_len: usize, total: usize) {
     if v4 {
         put(packet, 2, length_16(total).to_be_bytes());
         put(packet, 10, [0; 2]);

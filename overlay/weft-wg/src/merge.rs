@@ -6,7 +6,9 @@
 //! fragmented mean nothing (RFC 6864), so packets of equal ID are joined, too.
 
 use crate::checksum::Sum;
-use crate::headers::{ACK, DONT_FRAGMENT, Layout, PSH, TCP_FLAGS, TCP_SEQUENCE, Transport, half, put, word};
+use crate::headers::{
+    ACK, DONT_FRAGMENT, Layout, PSH, TCP_FLAGS, TCP_SEQUENCE, Transport, half, put, seal_ip, word,
+};
 use crate::offload::Offload;
 
 /// The largest IP packet.
@@ -164,14 +166,7 @@ impl Group {
             return Offload::valid_header();
         }
         let at = layout.transport_at;
-        if layout.v4 {
-            put(first, 2, crate::headers::length_16(self.length).to_be_bytes());
-            put(first, 10, [0; 2]);
-            let sum = Sum::default().with(first.get(..at).unwrap_or_default());
-            put(first, 10, sum.checksum());
-        } else {
-            put(first, 4, crate::headers::length_16(self.length - at).to_be_bytes());
-        }
+        seal_ip(first, layout.v4, at, self.length);
         if let (Transport::Tcp, true, Some(flags)) =
             (layout.transport, self.pushed, first.get_mut(at + TCP_FLAGS))
         {

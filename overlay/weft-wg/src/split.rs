@@ -90,7 +90,8 @@ impl<'a> Segments<'a> {
         if layout.v4 {
             put(segment, 4, half(segment, 4).wrapping_add(self.count).to_be_bytes());
         }
-        seal_ip(segment, layout.v4, at);
+        let total = segment.len();
+        seal_ip(segment, layout.v4, at, total);
         let length = segment.len() - at;
         match layout.transport {
             Transport::Tcp => {

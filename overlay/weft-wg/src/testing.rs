@@ -81,7 +81,8 @@ impl Build {
         if self.transport == Transport::Udp {
             put(&mut packet, at + 4, u16::try_from(length).unwrap().to_be_bytes());
         }
-        seal_ip(&mut packet, self.v4, at);
+        let total = packet.len();
+        seal_ip(&mut packet, self.v4, at, total);
         let sum = layout.pseudo_header(&packet, length).folded();
         put(&mut packet, at + self.transport.checksum_offset(), sum);
         packet

@@ -78,7 +78,8 @@ impl Udp {
     /// Never, as far as is known.
     pub fn port(&self) -> io::Result<u16> {
         let address: SockaddrStorage = getsockname(self.fd.as_raw_fd())?;
-        Ok(socket_address(&address).map_or(0, |address| address.port()))
+        let v4 = address.as_sockaddr_in().map(|v4| v4.port());
+        Ok(v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.port())).unwrap_or(0))
     }
 
     /// Sends datagrams of `size` bytes each, of which the last may be shorter.
@@ -260,9 +261,4 @@ mod mmsg {
             _ => None,
         }
     }
-}
-
-fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into());
-    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()))
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::allowed::Prefix;
 use crate::testing::Build;
 use crate::uapi::PeerChange;
 
